@@ -1,0 +1,6 @@
+"""Benchmark data as tensors: data sets that ship with scikit-learn, CSV tables and IDX image folders."""
+
+from lpsphere.data.catalog import load
+from lpsphere.data.dataset import Dataset, holdout
+
+__all__ = ["Dataset", "holdout", "load"]

@@ -1,0 +1,308 @@
+"""What to look at in a network: densities, Hoyer's sparsity, distance from the spheres, stationarity.
+
+Reads models and optimizers; changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from lpsphere.geometry import conjugate, dual, lp_norm
+from lpsphere.neurons import NeuronWeight, select
+from lpsphere.theory import expected_hoyer, hoyer
+
+__all__ = ["LayerStationarity", "LayerSummary", "Stationarity", "Summary", "stationarity", "summary"]
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    r"""One selected weight tensor.
+
+    Attributes:
+        layer: Parameter name.
+        neurons: Number of neurons.
+        fan_in: Weights of each.
+        p: Exponent of its spheres; None: not on a sphere.
+        density: Connections over weights.
+        connections: Connections that exist: True mask entries, or non-zero weights where there is no mask.
+        hoyer: Hoyer's sparsity over the connections, mean over neurons with two or more; None: there are none.
+        hoyer_predicted: Its expectation from p and the number of connections; None without p.
+        hoyer_full: Hoyer's sparsity over the full rows, inactive weights included, mean over neurons alive.
+        sphere_error: Largest \| \|\|w\|\|_p - r \| over neurons alive; None without p.
+        dead: Neurons without a connection, or with all weights 0.
+        single: Neurons with one connection, fixed at +r or -r on a sphere.
+    """
+
+    layer: str
+    neurons: int
+    fan_in: int
+    p: float | None
+    density: float
+    connections: int
+    hoyer: float | None
+    hoyer_predicted: float | None
+    hoyer_full: float | None
+    sphere_error: float | None
+    dead: int
+    single: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The selected weights of a network; ``print`` shows a table.
+
+    Attributes:
+        layers: One entry for each selected weight tensor.
+        parameters: All parameters of the network, selected or not.
+    """
+
+    layers: tuple[LayerSummary, ...]
+    parameters: int
+
+    @property
+    def weights(self) -> int:
+        """Selected weights."""
+        return sum(layer.neurons * layer.fan_in for layer in self.layers)
+
+    @property
+    def connections(self) -> int:
+        """Connections that exist among the selected weights."""
+        return sum(layer.connections for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """1 - connections / weights."""
+        return 1 - self.connections / self.weights
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "sparsity": self.sparsity,
+            "connections": self.connections,
+            "selected_weights": self.weights,
+            "parameters": self.parameters,
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+
+    def __str__(self) -> str:
+        """A table, one line a layer."""
+        header = (
+            "layer",
+            "neurons",
+            "fan-in",
+            "p",
+            "density",
+            "Hoyer",
+            "predicted",
+            "full row",
+            "| ||w||_p - r |",
+            "dead",
+            "single",
+        )
+        rows = [
+            (
+                layer.layer,
+                f"{layer.neurons:,}",
+                f"{layer.fan_in:,}",
+                _cell(layer.p, "g"),
+                f"{layer.density:.4f}",
+                _cell(layer.hoyer, ".3f"),
+                _cell(layer.hoyer_predicted, ".3f"),
+                _cell(layer.hoyer_full, ".3f"),
+                _cell(layer.sphere_error, ".0e"),
+                f"{layer.dead:,}",
+                f"{layer.single:,}",
+            )
+            for layer in self.layers
+        ]
+        total = (
+            f"sparsity {self.sparsity:.4f}: {self.connections:,} of {self.weights:,} selected weights are connections; "
+            f"{self.parameters:,} parameters in all"
+        )
+        return f"{_table(header, rows)}\n{total}"
+
+
+@dataclass(frozen=True)
+class LayerStationarity:
+    """How far the neurons of one weight tensor are from a stationary point (method, section 2).
+
+    Attributes:
+        layer: Parameter name.
+        multiplier: lambda = -<g, w>/r of each neuron, shape (neurons,).
+        residual: ``||g + lambda J_p(w/r)||_q``, shape (neurons,); 0 exactly at a stationary point.
+        relative_residual: residual / ``||g||_q``, 0 where g is 0; shape (neurons,).
+        alignment: -<g, w> / (r ``||g||_q``), in [-1, 1]; shape (neurons,).
+        gap: r ``||g||_q`` + <g, w>, the Frank-Wolfe gap over the ball, at least 0; shape (neurons,).
+    """
+
+    layer: str
+    multiplier: Tensor
+    residual: Tensor
+    relative_residual: Tensor
+    alignment: Tensor
+    gap: Tensor
+
+
+@dataclass(frozen=True)
+class Stationarity:
+    """Stationarity of every weight tensor on spheres that has a gradient; ``print`` shows each one's worst neuron."""
+
+    layers: tuple[LayerStationarity, ...]
+
+    def __str__(self) -> str:
+        """A table, one line a layer."""
+        header = ("layer", "lambda (mean)", "residual", "relative residual", "alignment (min)", "gap")
+        rows = [
+            (
+                layer.layer,
+                f"{layer.multiplier.mean():.3e}",
+                f"{layer.residual.max():.3e}",
+                f"{layer.relative_residual.max():.3e}",
+                f"{layer.alignment.min():.6f}",
+                f"{layer.gap.max():.3e}",
+            )
+            for layer in self.layers
+        ]
+        return _table(header, rows)
+
+
+def summary(model: nn.Module, optimizer: Optimizer | None = None, *, include_last: bool = False) -> Summary:
+    """What the selected weights look like now.
+
+    Args:
+        model: Any module, with masks or without.
+        optimizer: Its optimizer, for p and the radius; None: neither is shown.
+        include_last: Show the output layer too; one that is on a sphere or has a mask is always shown.
+
+    Returns:
+        Rows per layer; ``print`` shows a table.
+
+    Raises:
+        ValueError: If the model has no weight to select.
+    """
+    spheres = _spheres(optimizer)
+    layers = []
+    shown = {neuron.name for neuron in select(model, include_last=include_last)}
+    for neuron in select(model, include_last=True):
+        on_sphere = id(neuron.weight) in spheres
+        if neuron.name in shown or on_sphere or _mask(neuron) is not None:
+            layers.append(_summarise(neuron, *spheres.get(id(neuron.weight), (None, None))))
+    return Summary(tuple(layers), sum(param.numel() for param in model.parameters()))
+
+
+@torch.no_grad()
+def stationarity(model: nn.Module, optimizer: Optimizer) -> Stationarity:
+    """How stationary the constrained weights are for the gradients they hold; call it before ``zero_grad``.
+
+    Args:
+        model: The model, after a backward pass.
+        optimizer: Its `LpSGD`.
+
+    Returns:
+        Figures per neuron; ``print`` shows each layer's worst.
+
+    Raises:
+        ValueError: If no weight on a sphere has a gradient.
+    """
+    spheres = _spheres(optimizer)
+    layers = []
+    for neuron in select(model, include_last=True):
+        p, radius = spheres.get(id(neuron.weight), (None, None))
+        if p is None or neuron.weight.grad is None:
+            continue
+        mask = _mask(neuron)
+        gradient = neuron.layout.to_rows(neuron.weight.grad.double())
+        if mask is not None:
+            gradient = gradient * neuron.layout.to_rows(mask)
+        weights = neuron.layout.to_rows(neuron.weight.double())
+        layers.append(_stationarity(neuron.name, weights, gradient, p, _radius_rows(radius, weights)))
+    if not layers:
+        raise ValueError("no weight on a sphere has a gradient: call this after backward() and before zero_grad()")
+    return Stationarity(tuple(layers))
+
+
+def _stationarity(name: str, weights: Tensor, gradient: Tensor, p: float, radius: Tensor) -> LayerStationarity:
+    unit = weights / torch.where(radius == 0, torch.ones_like(radius), radius)
+    inner = (gradient * unit).sum(-1)
+    norm = lp_norm(gradient, conjugate(p))
+    residual = lp_norm(gradient - inner.unsqueeze(-1) * dual(unit, p), conjugate(p))
+    divisor = torch.where(norm == 0, torch.ones_like(norm), norm)
+    r = radius.squeeze(-1)
+    return LayerStationarity(name, -inner, residual, residual / divisor, -inner / divisor, r * norm + r * inner)
+
+
+def _spheres(optimizer: Optimizer | None) -> dict[int, tuple[float, Any]]:
+    """P and radius of each parameter on spheres, by identity."""
+    found: dict[int, tuple[float, Any]] = {}
+    for group in [] if optimizer is None else optimizer.param_groups:
+        for param in group["params"]:
+            if group.get("p") is not None and optimizer is not None:
+                radius = group["radius"]
+                found[id(param)] = (group["p"], optimizer.state[param]["radius"] if radius == "init" else radius)
+    return found
+
+
+def _radius_rows(radius: Any, rows: Tensor) -> Tensor:
+    return torch.as_tensor(radius, dtype=rows.dtype, device=rows.device).reshape(-1, 1).expand(len(rows), 1)
+
+
+def _mask(neuron: NeuronWeight) -> Tensor | None:
+    return neuron.module._buffers.get(f"{neuron.attribute}_mask")
+
+
+@torch.no_grad()
+def _summarise(neuron: NeuronWeight, p: float | None, radius: Any) -> LayerSummary:
+    mask = _mask(neuron)
+    weights = neuron.layout.to_rows(neuron.weight.double())
+    active = neuron.layout.to_rows(neuron.weight != 0 if mask is None else mask)
+    counts = active.sum(-1)
+    alive = (weights != 0).any(-1)
+    measured = hoyer(weights, counts)[alive & (counts >= 2)]
+    predicted = error = None
+    if p is not None:
+        sizes, frequency = torch.unique(counts[counts >= 2], return_counts=True)
+        if len(sizes):
+            expected = torch.tensor([expected_hoyer(p, float(n)) for n in sizes.tolist()])
+            predicted = float((expected * frequency.cpu()).sum() / frequency.sum())
+        distance = (lp_norm(weights, p) - _radius_rows(radius, weights).squeeze(-1)).abs()[alive]
+        error = float(distance.max()) if len(distance) else None
+    return LayerSummary(
+        layer=neuron.name,
+        neurons=neuron.neurons,
+        fan_in=neuron.fan_in,
+        p=p,
+        density=float(counts.sum()) / active.numel(),
+        connections=int(counts.sum()),
+        hoyer=_mean(measured),
+        hoyer_predicted=predicted,
+        hoyer_full=_mean(hoyer(weights)[alive]),
+        sphere_error=error,
+        dead=int((~alive).sum()),
+        single=int((counts == 1).sum()),
+    )
+
+
+def _mean(values: Tensor) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None or math.isnan(value) else format(value, form)
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [header, *rows]
+    ]
+    return "\n".join(line.rstrip() for line in lines)

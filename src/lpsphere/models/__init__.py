@@ -1,0 +1,7 @@
+"""The networks of the experiments."""
+
+from lpsphere.models.build import build
+from lpsphere.models.mlp import MLP
+from lpsphere.models.wide_resnet import WideResNet
+
+__all__ = ["MLP", "WideResNet", "build"]

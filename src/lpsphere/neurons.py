@@ -1,0 +1,402 @@
+"""Which weights of a network are neurons, where in their tensor the neurons lie, and how rules group them.
+
+One selection serves the optimizer's parameter groups and every topology method. Reads modules; changes nothing.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from lpsphere.geometry import check_exponent
+
+__all__ = ["LpSphereWarning", "NeuronLayout", "NeuronWeight", "ParamGroups", "Rule", "param_groups", "select"]
+
+Radius = float | Literal["init"]
+
+
+class LpSphereWarning(UserWarning):
+    """Something will run, but probably not as its user expects."""
+
+
+@dataclass(frozen=True)
+class NeuronLayout:
+    """Where the neurons lie in a weight tensor.
+
+    Attributes:
+        neuron_dim: The dimension that counts the neurons, within one group.
+        groups: Independent groups along dimension 0 (a grouped transposed convolution has its fan-in there).
+    """
+
+    neuron_dim: int = 0
+    groups: int = 1
+
+    def split(self, weight: Tensor) -> Tensor:
+        """A view of ``weight`` in which whole dimensions count neurons: the groups are split off dimension 0."""
+        return weight if self.groups == 1 else weight.view(self.groups, -1, *weight.shape[1:])
+
+    def fan_in_dims(self, weight: Tensor) -> tuple[int, ...]:
+        """The dimensions of ``split(weight)`` that make up one neuron."""
+        shift = 0 if self.groups == 1 else 1
+        neuron_dims = {self.neuron_dim + shift} | ({0} if shift else set())
+        return tuple(d for d in range(weight.ndim + shift) if d not in neuron_dims)
+
+    def to_rows(self, weight: Tensor) -> Tensor:
+        """``weight`` as rows, shape (neurons, fan_in); a copy where the memory order asks for one."""
+        split, dims = self.split(weight), self.fan_in_dims(weight)
+        neuron_dims = [d for d in range(split.ndim) if d not in dims]
+        return split.permute(*neuron_dims, *dims).reshape(self.neurons(weight), -1)
+
+    def from_rows(self, rows: Tensor, like: Tensor) -> Tensor:
+        """The inverse of `to_rows`, in the shape of ``like``."""
+        split, dims = self.split(like), self.fan_in_dims(like)
+        order = [*(d for d in range(split.ndim) if d not in dims), *dims]
+        inverse = sorted(range(split.ndim), key=order.__getitem__)
+        return rows.reshape([split.shape[d] for d in order]).permute(inverse).reshape(like.shape)
+
+    def neurons(self, weight: Tensor) -> int:
+        """The number of neurons."""
+        return self.groups * weight.shape[self.neuron_dim]
+
+    def fan_in(self, weight: Tensor) -> int:
+        """The number of weights of one neuron."""
+        return weight.numel() // max(1, self.neurons(weight))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What to do with the layers that a pattern or a list of types picks out; the first rule that matches wins.
+
+    Attributes:
+        pattern: Shell-style pattern on the layer's name or its parameter's ("stage1.*", "encoder.*.weight"); None: any.
+        types: Module types; (): any. Only a rule that names ``nn.Embedding`` here reaches embeddings.
+        p: Exponent of the sphere; None leaves the weights to plain SGD; "default": as given to `param_groups`.
+        sparse: Whether topology methods may take connections away.
+        radius: Radius of the spheres; None: as given to `param_groups`.
+    """
+
+    pattern: str | None = None
+    types: tuple[type[nn.Module], ...] = ()
+    p: float | Literal["default"] | None = "default"
+    sparse: bool = True
+    radius: Radius | None = None
+
+    def __post_init__(self) -> None:
+        if self.pattern is None and not self.types:
+            raise ValueError('a Rule needs a name pattern such as "stage1.*", or types=(nn.Conv2d,), or both')
+        if self.p is not None and self.p != "default":
+            check_exponent(self.p, name="p of the rule")
+        if self.radius is not None:
+            check_radius(self.radius)
+
+    def matches(self, layer: str, parameter: str, module: nn.Module) -> bool:
+        """Whether the rule speaks of this parameter (its full name) of this layer."""
+        return (not self.types or isinstance(module, self.types)) and (
+            self.pattern is None or any(fnmatch.fnmatchcase(name, self.pattern) for name in (layer, parameter))
+        )
+
+
+@dataclass(frozen=True)
+class NeuronWeight:
+    """One selected weight tensor and what the rules say of it.
+
+    Attributes:
+        name: Full parameter name, as in ``model.named_parameters()``.
+        module: The module that owns it.
+        attribute: Its name there ("weight", "in_proj_weight").
+        layout: Where its neurons lie.
+        rule: The rule that matched, or None.
+    """
+
+    name: str
+    module: nn.Module = field(repr=False)
+    attribute: str
+    layout: NeuronLayout
+    rule: Rule | None = None
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The parameter as it is now (frameworks may replace it)."""
+        weight = getattr(self.module, self.attribute)
+        assert isinstance(weight, nn.Parameter)
+        return weight
+
+    @property
+    def sparse(self) -> bool:
+        """Whether topology methods may take its connections away."""
+        return self.rule is None or self.rule.sparse
+
+    @property
+    def neurons(self) -> int:
+        """The number of neurons."""
+        return self.layout.neurons(self.weight)
+
+    @property
+    def fan_in(self) -> int:
+        """The number of weights of one neuron."""
+        return self.layout.fan_in(self.weight)
+
+
+_LINEAR_LIKE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []),
+)
+_IN_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def check_radius(radius: object) -> Radius:
+    """Return a sphere's radius, a positive number or "init".
+
+    Raises:
+        TypeError, ValueError: If it is anything else.
+    """
+    if radius == "init":
+        return "init"
+    if isinstance(radius, bool) or not isinstance(radius, int | float):
+        raise TypeError(f'radius must be a positive number or "init", got {radius!r}')
+    if not 0 < radius < float("inf"):
+        raise ValueError(f'radius must be a positive number or "init", got {radius}')
+    return float(radius)
+
+
+def _weights_of(module: nn.Module) -> Iterator[tuple[str, NeuronLayout]]:
+    """The attributes of a module that hold neurons, and their layouts."""
+    neuron_rows: Callable[[str], NeuronLayout | None] | None = getattr(module, "neuron_rows", None)
+    if neuron_rows is not None:
+        for attribute, _ in module.named_parameters(recurse=False):
+            layout = neuron_rows(attribute)
+            if layout is not None:
+                yield attribute, layout
+    elif isinstance(module, _TRANSPOSED):
+        yield "weight", NeuronLayout(neuron_dim=1, groups=module.groups)
+    elif isinstance(module, _LINEAR_LIKE):
+        yield "weight", NeuronLayout()
+    elif isinstance(module, nn.MultiheadAttention):
+        for attribute in _IN_PROJECTIONS:
+            if getattr(module, attribute) is not None:
+                yield attribute, NeuronLayout()
+    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        yield "weight", NeuronLayout()
+
+
+def _first_match(rules: Sequence[Rule], layer: str, parameter: str, module: nn.Module) -> Rule | None:
+    return next((rule for rule in rules if rule.matches(layer, parameter, module)), None)
+
+
+def _check_parameter(module: nn.Module, attribute: str, layer: str, rule: Rule | None) -> bool:
+    """Whether the attribute is a plain Parameter; an error unless a rule leaves the layer out."""
+    if isinstance(module._parameters.get(attribute), nn.parameter.UninitializedParameter):
+        raise ValueError(f"layer {layer!r} is lazy and has no weights yet: run one forward pass first")
+    if module._parameters.get(attribute) is not None:
+        return True
+    if rule is not None and rule.p is None and not rule.sparse:
+        return False
+    raise ValueError(
+        f"the {attribute} of layer {layer!r} is computed by a parametrization (weight_norm, prune, ...), "
+        f"so it cannot be put on a sphere: remove it (torch.nn.utils.parametrize.remove_parametrizations), "
+        f"or leave the layer out with Rule({layer!r}, p=None, sparse=False)"
+    )
+
+
+def _refuse_bilinear(model: nn.Module, rules: Sequence[Rule]) -> None:
+    for layer, module in model.named_modules():
+        if isinstance(module, nn.Bilinear):
+            rule = _first_match(rules, layer, f"{layer}.weight", module)
+            if rule is not None and not (rule.p is None and not rule.sparse):
+                raise TypeError(
+                    f"layer {layer!r} is nn.Bilinear: each output is a quadratic form, not a neuron with a weight row. "
+                    f"Leave it to SGD with Rule({layer!r}, p=None, sparse=False) before the rule that matches it"
+                )
+
+
+def select(model: nn.Module, rules: Sequence[Rule] | None = None, include_last: bool = False) -> list[NeuronWeight]:
+    """The weights of ``model`` that are neurons, in registration order.
+
+    Every Linear, Conv and ConvTranspose weight and MultiheadAttention's input projections, but the last Linear or
+    Conv in registration order (a model with only one keeps it). Not norms, biases, embeddings, a weight shared
+    with an embedding, frozen parameters, or neurons of a single weight. A weight shared by several layers counts
+    once. A layer of another type takes part if it has a method ``neuron_rows(name) -> NeuronLayout | None``.
+
+    Args:
+        model: Any module.
+        rules: The first rule that matches a weight is attached to it.
+        include_last: Select the output layer too.
+
+    Returns:
+        The selected weights.
+
+    Raises:
+        ValueError: If nothing can be selected, a rule matches nothing, or a selected weight is no plain parameter.
+        TypeError: If a rule asks for a Bilinear layer.
+    """
+    rules = list(rules or ())
+    _refuse_bilinear(model, rules)
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    found: list[NeuronWeight] = []
+    outputs: list[int] = []
+    seen: set[int] = set()
+    for layer, module in model.named_modules():
+        for attribute, layout in _weights_of(module):
+            name = f"{layer}.{attribute}" if layer else attribute
+            rule = _first_match(rules, layer, name, module)
+            is_embedding = isinstance(module, nn.Embedding | nn.EmbeddingBag)
+            wants_embedding = rule is not None and any(
+                issubclass(t, nn.Embedding | nn.EmbeddingBag) for t in rule.types
+            )
+            if is_embedding and not wants_embedding:
+                continue
+            if not _check_parameter(module, attribute, layer, rule):
+                continue
+            weight = getattr(module, attribute)
+            if not is_embedding:
+                outputs.append(id(weight))
+            tied = id(weight) in embeddings and not is_embedding
+            if tied or id(weight) in seen or not weight.requires_grad or layout.fan_in(weight) < 2:
+                continue
+            seen.add(id(weight))
+            found.append(NeuronWeight(name, module, attribute, layout, rule))
+    selected = found
+    if not include_last and len(found) > 1:
+        selected = [n for n in found if id(n.weight) != outputs[-1]]
+    _check_rules(rules, selected, found)
+    if not selected:
+        raise ValueError(
+            f"{type(model).__name__} has no trainable Linear, Conv or ConvTranspose weight to select: give a layer of "
+            "your own a method neuron_rows(name) -> NeuronLayout, or unfreeze the weights"
+        )
+    return selected
+
+
+def _check_rules(rules: Sequence[Rule], selected: Sequence[NeuronWeight], found: Sequence[NeuronWeight]) -> None:
+    for rule in rules:
+        if any(n.rule is rule for n in selected):
+            continue
+        if any(n.rule is rule for n in found):
+            remedy = "it matches only the output layer, which is left out: pass include_last=True"
+        else:
+            names = ", ".join(n.name for n in found[:20]) + (", ..." if len(found) > 20 else "")
+            remedy = f"an earlier rule may have taken its layers, or the name is wrong; the weights are {names}"
+        raise ValueError(f"{rule} matches nothing: {remedy}")
+
+
+class ParamGroups(list[dict[str, Any]]):
+    """Parameter groups for an optimizer; ``print`` shows them as a table."""
+
+    def __str__(self) -> str:
+        """One line a group: name, p, radius, lr, tensors, weights."""
+        header = ("group", "p", "radius", "lr", "weight decay", "tensors", "weights")
+        rows = [
+            (
+                group["name"],
+                "-" if group["p"] is None else f"{group['p']:g}",
+                "-" if group["p"] is None else str(group["radius"]),
+                f"{group['lr']:g}",
+                f"{group['weight_decay']:g}",
+                str(len(group["params"])),
+                f"{sum(p.numel() for p in group['params']):,}",
+            )
+            for group in self
+        ]
+        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+        return "\n".join(
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in [header, *rows]
+        )
+
+
+def _without_norm(model: nn.Module, names: Sequence[NeuronWeight]) -> list[str]:
+    """Names of the selected weights that no normalisation follows before the next layer, in registration order."""
+    waiting: NeuronWeight | None = None
+    by_module = {id(n.module): n for n in names}
+    bare: list[str] = []
+    for module in model.modules():
+        is_layer = any(True for _ in _weights_of(module)) and not isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        if isinstance(module, _NORMS):
+            waiting = None
+        elif is_layer:
+            if waiting is not None:
+                bare.append(waiting.name)
+            waiting = by_module.get(id(module))
+    return bare + ([waiting.name] if waiting is not None else [])
+
+
+def param_groups(
+    model: nn.Module,
+    p: float | None,
+    *,
+    lr: float,
+    other_lr: float,
+    rules: Sequence[Rule] | None = None,
+    weight_decay: float = 0.0,
+    radius: Radius = 1.0,
+    include_last: bool = False,
+) -> ParamGroups:
+    """Parameter groups for `LpSGD`: the selected weights on their spheres, all the rest left to plain SGD.
+
+    Args:
+        model: Any module; what is a neuron is decided by `select`.
+        p: Exponent of the spheres, greater than 1; None: only the rules put weights on spheres.
+        lr: Learning rate eta of the weights on spheres, in [0, 1].
+        other_lr: Learning rate of the rest: biases, norms, the output layer.
+        rules: Exceptions, the first match wins.
+        weight_decay: Weight decay of the rest.
+        radius: Radius of the spheres, or "init": each neuron keeps the norm it has (where nothing normalises).
+        include_last: Put the output layer on spheres too.
+
+    Returns:
+        The groups; ``print`` shows them as a table.
+
+    Raises:
+        TypeError, ValueError: If p, the radius or a rule is wrong, or nothing is selected.
+
+    Warns:
+        LpSphereWarning: If weights on unit spheres are followed by no normalisation: activations then shrink from
+            layer to layer (method, section 2).
+    """
+    default_p = None if p is None else check_exponent(p)
+    default_radius = check_radius(radius)
+    selected = select(model, rules, include_last)
+    constrained: dict[tuple[float, Radius, NeuronLayout], list[NeuronWeight]] = {}
+    for neuron in selected:
+        rule = neuron.rule or Rule("*")
+        rule_p = default_p if rule.p == "default" else rule.p
+        if rule_p is not None:
+            key = (float(rule_p), default_radius if rule.radius is None else rule.radius, neuron.layout)
+            constrained.setdefault(key, []).append(neuron)
+    unit = [n for (_, r, _), members in constrained.items() if r == 1.0 for n in members]
+    bare = _without_norm(model, unit)
+    if bare:
+        warnings.warn(
+            f"no normalisation follows {', '.join(bare[:5])}{', ...' if len(bare) > 5 else ''}: with unit radius the "
+            'activations shrink from layer to layer. Pass radius="init", or add a BatchNorm or LayerNorm',
+            LpSphereWarning,
+            stacklevel=2,
+        )
+    groups = ParamGroups()
+    for (group_p, group_radius, layout), members in constrained.items():
+        groups.append(
+            {
+                "name": f"sphere p={group_p:g}" + ("" if layout.neuron_dim == 0 else " transposed"),
+                "params": [n.weight for n in members],
+                "lr": lr,
+                "p": group_p,
+                "radius": group_radius,
+                "neuron_dim": layout.neuron_dim,
+                "neuron_groups": layout.groups,
+                "weight_decay": 0.0,
+            }
+        )
+    taken = {id(n.weight) for members in constrained.values() for n in members}
+    rest = [q for q in model.parameters() if id(q) not in taken]
+    if rest:
+        groups.append({"name": "rest", "params": rest, "lr": other_lr, "p": None, "weight_decay": weight_decay})
+    return groups

@@ -1,0 +1,497 @@
+"""LpSGD: stochastic gradient descent with every neuron on an Lp sphere (method, section 2).
+
+Owns the weights' position: reads gradients, writes parameters and its own state. Knows masks only as what
+`LpSGD.on_topology` is told; nothing of layers, schedules or data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+from torch.optim.sgd import sgd
+
+from lpsphere.geometry import check_exponent, dual_pair, lp_norm, project, signed_power
+from lpsphere.neurons import NeuronLayout, Radius, check_radius
+
+__all__ = ["LpSGD"]
+
+Form = Literal["dual", "primal"]
+_FLOAT32_KEYS = ("dual", "primal", "momentum_buffer", "radius")
+
+
+class LpSGD(Optimizer):
+    r"""Gradient descent on the unit Lp sphere: p near 1 makes neurons sparse, p = 2 is the ordinary sphere.
+
+    Per neuron with weights w of radius r, gradient g, learning rate :math:`\eta`, momentum :math:`\mu` and
+    conjugate exponent q = p/(p-1)::
+
+        m <- mu m + (1 - dampening) g;   d <- g + mu m (Nesterov) or m;   u <- d / ||d||_q
+        dual form:    v <- (1 - eta) v - eta u;               v <- v / ||v||_q;    w <- r J_q(v)
+        primal form:  w/r <- (1 - eta) w/r - eta J_q(u);      w <- r w / ||w||_p
+
+    with J_q(v) = sign(v) \|v\|^(1/(p-1)). Groups with ``p=None`` take the step of ``torch.optim.SGD``.
+
+    Weights are put on their spheres here in the constructor, in ``add_param_group``, after every step, and at the
+    next step after anyone else has changed them (``model.load_state_dict``, an in-place operation; edits through
+    ``.data`` go unnoticed). A changed ``group["p"]`` is honoured at the next step.
+
+    Args:
+        params: Parameters or groups, such as `lpsphere.param_groups` makes. Keys of a group: ``p``, ``radius``,
+            ``neuron_dim`` (the dimension that counts the neurons, 0), ``neuron_groups`` (1) and the arguments below.
+        lr: Learning rate; in [0, 1] where p is set. Peaks of 0.008 to 0.03 have worked well there.
+        p: Exponent of the sphere for groups without one of their own, greater than 1.
+        radius: Radius of the spheres, or "init": each neuron keeps the norm it comes with.
+        momentum: Momentum factor, at least 0. The buffer starts as the first gradient.
+        dampening: Dampening of the momentum.
+        weight_decay: Weight decay of groups with ``p=None``; on a sphere it must be 0.
+        nesterov: Nesterov momentum; needs momentum above 0 and no dampening.
+        form: "dual" steps the dual weights v (the paper's), "primal" the weights (conditional gradient).
+        maximize: Maximise instead of minimise.
+        foreach: Use multi-tensor operations; None: where all parameters are on CUDA.
+
+    Raises:
+        TypeError, ValueError: If an argument is out of range, p is given nowhere, or a tensor cannot hold neurons.
+
+    Source: arXiv:2103.16013; method, section 2.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
+        >>> optimizer = LpSGD([{"params": [model[0].weight], "p": 1.2}], lr=0.02, momentum=0.9)
+        >>> lp_norm(model[0].weight.detach(), 1.2)
+        tensor([1.0000, 1.0000, 1.0000, 1.0000])
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]],
+        lr: float = 0.02,
+        *,
+        p: float | None = None,
+        radius: Radius = 1.0,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        form: Form = "dual",
+        maximize: bool = False,
+        foreach: bool | None = None,
+    ) -> None:
+        self._versions: dict[Tensor, int] = {}
+        self._masks: dict[Tensor, Tensor] = {}
+        given: list[Any] = [params] if isinstance(params, dict) else list(params)
+        if p is None and not any(isinstance(group, dict) and "p" in group for group in given):
+            raise ValueError(
+                "p is missing: pass LpSGD(params, p=1.2), or groups with a key 'p' as lpsphere.param_groups makes them"
+            )
+        defaults = {
+            "lr": lr,
+            "p": p,
+            "radius": radius,
+            "neuron_dim": 0,
+            "neuron_groups": 1,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "form": form,
+            "maximize": maximize,
+            "foreach": foreach,
+        }
+        super().__init__(given, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._versions = {}  # every weight is compared with its state at the next step
+        self.__dict__.setdefault("_masks", {})
+
+    @torch.no_grad()
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group and put its weights on their spheres.
+
+        Raises:
+            TypeError, ValueError: As the constructor.
+        """
+        _refuse_duplicates(param_group, self.param_groups)
+        super().add_param_group(param_group)
+        try:
+            _check_group(param_group)
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+        if param_group["p"] is not None:
+            for param in param_group["params"]:
+                self._synchronise(param, param_group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step.
+
+        Args:
+            closure: Re-evaluates the model and returns the loss; optional.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            ValueError: If the learning rate of weights on spheres is outside [0, 1].
+            RuntimeError: If a gradient is sparse.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["p"] is None:
+                self._plain_step(group)
+            else:
+                self._sphere_step(group)
+        return loss
+
+    def _plain_step(self, group: dict[str, Any]) -> None:
+        params = [param for param in group["params"] if param.grad is not None]
+        buffers: list[Tensor | None] = [self.state[param].get("momentum_buffer") for param in params]
+        sgd(
+            params,
+            [param.grad for param in params],
+            buffers,
+            has_sparse_grad=any(param.grad.is_sparse for param in params),
+            foreach=group["foreach"],
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+        )
+        if group["momentum"] != 0:
+            for param, buffer in zip(params, buffers, strict=True):
+                self.state[param]["momentum_buffer"] = buffer
+
+    def _sphere_step(self, group: dict[str, Any]) -> None:
+        _check_eta(group)
+        p, form = check_exponent(group["p"]), group["form"]
+        for param in group["params"]:
+            self._synchronise(param, group)
+        params = [param for param in group["params"] if param.grad is not None]
+        if not params:
+            return
+        directions = [self._direction(param, group) for param in params]
+        layout = _layout(group)
+        foreach = group["foreach"] if group["foreach"] is not None else all(param.is_cuda for param in params)
+        function = _multi_tensor if foreach else _single_tensor
+        function(
+            [layout.split(param) for param in params],
+            [layout.split(self.state[param][form]) for param in params],
+            [layout.split(direction) for direction in directions],
+            [self._radius(param, group) for param in params],
+            [layout.fan_in_dims(param) for param in params],
+            p=p,
+            eta=float(group["lr"]),
+            form=form,
+        )
+        for param in params:
+            self._versions[param] = param._version
+
+    def _direction(self, param: Tensor, group: dict[str, Any]) -> Tensor:
+        """The direction d of the method: the gradient with momentum, on the mask, at least float32."""
+        gradient = param.grad
+        assert gradient is not None
+        if gradient.is_sparse:
+            raise RuntimeError("LpSGD takes dense gradients only: use nn.Embedding(..., sparse=False)")
+        state, mu = self.state[param], group["momentum"]
+        gradient = gradient.to(state[group["form"]].dtype)
+        if group["maximize"]:
+            gradient = -gradient
+        mask = self._masks.get(param)
+        if mask is not None:
+            gradient = gradient.masked_fill(~mask, 0)
+        if mu == 0:
+            return gradient
+        momentum = state.get("momentum_buffer")
+        if momentum is None:
+            momentum = state["momentum_buffer"] = gradient.clone()
+        else:
+            momentum.mul_(mu).add_(gradient, alpha=1 - group["dampening"])
+        return gradient.add(momentum, alpha=mu) if group["nesterov"] else momentum
+
+    def _radius(self, param: Tensor, group: dict[str, Any]) -> float | Tensor:
+        if group["radius"] != "init":
+            return float(group["radius"])
+        radius: Tensor = self.state[param]["radius"]
+        return radius
+
+    def _synchronise(self, param: Tensor, group: dict[str, Any]) -> None:
+        """Bring the state in line with the weights, the mask and p, whoever changed them; costs nothing otherwise."""
+        state = self.state[param]
+        p = check_exponent(group["p"])
+        if group["form"] not in state or (group["radius"] == "init" and "radius" not in state):
+            self._start(param, group)
+        elif self._versions.get(param) != param._version:
+            self._reread(param, group)
+        if state["p"] != p:
+            self._change_exponent(param, group)
+        self._versions[param] = param._version
+
+    def _start(self, param: Tensor, group: dict[str, Any]) -> None:
+        state, layout, p = self.state[param], _layout(group), check_exponent(group["p"])
+        weights, dims = layout.split(_computable(param)), layout.fan_in_dims(param)
+        state["p"] = p
+        if group["radius"] == "init":
+            state["radius"] = lp_norm(weights, p, dim=dims, keepdim=True)
+        unit = project(weights, p, dim=dims)
+        point = signed_power(unit, p - 1) if group["form"] == "dual" else unit
+        state[group["form"]] = point.reshape(param.shape)
+        layout.split(param).copy_(self._radius(param, group) * unit)
+
+    def _reread(self, param: Tensor, group: dict[str, Any]) -> None:
+        """Take over the neurons whose weight is no longer the one that the state gives; the others keep their state."""
+        state, layout, form = self.state[param], _layout(group), group["form"]
+        p, dims, mask = state["p"], layout.fan_in_dims(param), self._masks.get(param)
+        if mask is not None:
+            param.masked_fill_(~mask, 0)
+            state[form].masked_fill_(~mask, 0)
+        point, weights = layout.split(state[form]), layout.split(_computable(param))
+        expected = self._radius(param, group) * (signed_power(point, 1 / (p - 1)) if form == "dual" else point)
+        rounding = 16 * (torch.finfo(param.dtype).eps + torch.finfo(point.dtype).eps / min(1.0, p - 1))
+        same = torch.isclose(weights, expected, rtol=rounding, atol=torch.finfo(param.dtype).tiny)
+        kept = same.all(dims, keepdim=True)
+        if kept.all():
+            return
+        unit = project(weights, p, dim=dims)
+        taken = signed_power(unit, p - 1) if form == "dual" else unit
+        point.copy_(torch.where(kept, point, taken))
+        layout.split(param).copy_(torch.where(kept, weights, self._radius(param, group) * unit))
+
+    def _change_exponent(self, param: Tensor, group: dict[str, Any]) -> None:
+        """Move the neurons radially to the sphere of the new p; with radius "init" the weights stay where they are."""
+        state, layout, form = self.state[param], _layout(group), group["form"]
+        p, dims = check_exponent(group["p"]), layout.fan_in_dims(param)
+        point = layout.split(state[form])
+        scaled = signed_power(point, (p - 1) / (state["p"] - 1)) if form == "dual" else point
+        moved, unit = _on_spheres(scaled, p, form, dims)
+        state["p"] = p
+        point.copy_(moved)
+        if group["radius"] == "init":
+            state["radius"] = lp_norm(layout.split(_computable(param)), p, dim=dims, keepdim=True)
+        else:
+            layout.split(param).copy_(self._radius(param, group) * unit)
+
+    @torch.no_grad()
+    def on_topology(self, param: Tensor, mask: Tensor | None, new_dual: Tensor | None = None) -> bool:
+        """Take note of which connections of a weight exist, and put its neurons back on their spheres.
+
+        From here on gradients and momentum are restricted to the mask, and inactive weights stay 0.
+
+        Args:
+            param: A parameter of this optimizer.
+            mask: bool, in the shape of ``param``, True where the connection exists; None: all of them, from now on.
+            new_dual: Dual weights at which new connections start, in units of the mean |v| over their neuron's other
+                connections; zero elsewhere, in the shape of ``param``. None: they start at 0.
+
+        Returns:
+            Whether the parameter is on spheres; if not, nothing was done and its masking is left to the caller.
+
+        Raises:
+            ValueError: If the parameter is not one of this optimizer's, or the mask has another shape.
+        """
+        group = next((g for g in self.param_groups if any(param is q for q in g["params"])), None)
+        if group is None:
+            raise ValueError("this optimizer does not have that parameter: build it from the same model")
+        if group["p"] is None:
+            return False
+        if mask is None:
+            self._masks.pop(param, None)
+            return True
+        if mask.shape != param.shape or mask.dtype != torch.bool:
+            raise ValueError(
+                f"expected a bool mask of shape {tuple(param.shape)}, got {mask.dtype} {tuple(mask.shape)}"
+            )
+        self._masks[param] = mask
+        self._synchronise(param, group)
+        state, layout, form, p = self.state[param], _layout(group), group["form"], check_exponent(group["p"])
+        if "momentum_buffer" in state:
+            state["momentum_buffer"].masked_fill_(~mask, 0)
+        outside = ~mask & ((state[form] != 0) | (param != 0))
+        if new_dual is None and not outside.any():
+            return True
+        point = state[form].masked_fill_(~mask, 0)
+        split, dims = layout.split(point), layout.fan_in_dims(param)
+        if new_dual is not None:
+            size = split.abs() if form == "dual" else split.abs().pow(p - 1)
+            mean = size.sum(dims, keepdim=True) / (split != 0).sum(dims, keepdim=True).clamp(min=1)
+            start = layout.split(new_dual).to(point) * mean
+            split.add_(start if form == "dual" else signed_power(start, 1 / (p - 1)))
+        moved, unit = _on_spheres(split, p, form, dims)
+        split.copy_(moved)
+        layout.split(param).copy_(self._radius(param, group) * unit)
+        self._versions[param] = param._version
+        return True
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state exactly; that of half-precision parameters stays float32.
+
+        Args:
+            state_dict: What ``state_dict()`` returned.
+
+        Raises:
+            ValueError: If the parameter groups do not fit.
+        """
+        super().load_state_dict(state_dict)
+        identifiers = [i for group in state_dict["param_groups"] for i in group["params"]]
+        params = [param for group in self.param_groups for param in group["params"]]
+        for identifier, param in zip(identifiers, params, strict=True):
+            saved = state_dict["state"].get(identifier, {})
+            if "p" in saved and param.dtype in (torch.float16, torch.bfloat16):
+                for key in set(_FLOAT32_KEYS) & set(saved):
+                    self.state[param][key] = saved[key].to(param.device, torch.float32, copy=True)
+
+
+def _computable(weight: Tensor) -> Tensor:
+    return weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
+
+
+def _layout(group: dict[str, Any]) -> NeuronLayout:
+    return NeuronLayout(group["neuron_dim"], group["neuron_groups"])
+
+
+def _refuse_duplicates(group: dict[str, Any], groups: list[dict[str, Any]]) -> None:
+    given = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+    group["params"] = given
+    identifiers = [id(entry[1] if isinstance(entry, tuple) else entry) for entry in given]
+    earlier = {id(param) for g in groups for param in g["params"]}
+    if len(set(identifiers)) < len(identifiers) or earlier & set(identifiers):
+        raise ValueError(
+            "a parameter is given twice: each must be in one group only. lpsphere.param_groups(model, ...) counts "
+            "shared weights once"
+        )
+
+
+def _check_eta(group: dict[str, Any]) -> None:
+    eta = float(group["lr"])
+    if not 0 <= eta <= 1:
+        raise ValueError(
+            f"the learning rate of weights on spheres must be in [0, 1], got {eta} (group "
+            f"{group.get('name', 'p=' + str(group['p']))!r}): it is the share of the step direction in the new "
+            "weight; 0.008 to 0.03 works well. Biases, norms and the output layer have other_lr"
+        )
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    if not (math.isfinite(float(group["lr"])) and group["lr"] >= 0):
+        raise ValueError(f"lr must be at least 0, got {group['lr']}")
+    for name in ("momentum", "weight_decay"):
+        if not group[name] >= 0:
+            raise ValueError(f"{name} must be at least 0, got {group[name]}")
+    if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+        raise ValueError(
+            f"nesterov needs momentum above 0 and dampening 0, got momentum={group['momentum']}, "
+            f"dampening={group['dampening']}"
+        )
+    if group["form"] not in ("dual", "primal"):
+        raise ValueError(f'form must be "dual" or "primal", got {group["form"]!r}')
+    if group["p"] is not None:
+        _check_sphere_group(group)
+
+
+def _check_sphere_group(group: dict[str, Any]) -> None:
+    check_exponent(group["p"])
+    check_radius(group["radius"])
+    _check_eta(group)
+    if group["weight_decay"] != 0:
+        raise ValueError(
+            f"weight_decay must be 0 for weights on spheres, got {group['weight_decay']}: their norm is fixed. "
+            "Give it to the rest: lpsphere.param_groups(model, ..., weight_decay=...)"
+        )
+    layout = _layout(group)
+    for param in group["params"]:
+        if param.is_complex() or not param.is_floating_point():
+            raise TypeError(f"weights on spheres must be real floating-point tensors, got {param.dtype}")
+        if param.ndim < 2 or layout.fan_in(param) < 2:
+            raise ValueError(
+                f"a tensor of shape {tuple(param.shape)} has no neurons of two weights or more to put on spheres: let "
+                "lpsphere.param_groups(model, p=...) choose the weights and leave biases and norms to SGD"
+            )
+        if not 0 <= layout.neuron_dim < param.ndim or (layout.groups > 1 and param.shape[0] % layout.groups):
+            raise ValueError(
+                f"neuron_dim={layout.neuron_dim}, neuron_groups={layout.groups} do not fit a tensor of shape "
+                f"{tuple(param.shape)}"
+            )
+
+
+def _on_spheres(x: Tensor, p: float, form: Form, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """The point that the form steps, normalised, and the weights on the unit Lp sphere that belong to it."""
+    if form == "dual":
+        return dual_pair(x, p, dim=dims)
+    unit = project(x, p, dim=dims)
+    return unit, unit
+
+
+def _single_tensor(
+    weights: list[Tensor],
+    points: list[Tensor],
+    directions: list[Tensor],
+    radii: list[float | Tensor],
+    dims: list[tuple[int, ...]],
+    *,
+    p: float,
+    eta: float,
+    form: Form,
+) -> None:
+    for weight, point, direction, radius, dim in zip(weights, points, directions, radii, dims, strict=True):
+        toward = dual_pair(direction, p, dim=dim)[form == "primal"]
+        moved = (1 - eta) * point - eta * toward
+        new_point, unit = _on_spheres(moved, p, form, dim)
+        _write(weight, point, new_point, radius * unit, _still(direction, moved, dim))
+
+
+def _multi_tensor(
+    weights: list[Tensor],
+    points: list[Tensor],
+    directions: list[Tensor],
+    radii: list[float | Tensor],
+    dims: list[tuple[int, ...]],
+    *,
+    p: float,
+    eta: float,
+    form: Form,
+) -> None:
+    toward = _foreach_pair(directions, p, dims)[form == "primal"]
+    moved = list(torch._foreach_mul(points, 1 - eta))
+    torch._foreach_sub_(moved, toward, alpha=eta)
+    if form == "dual":
+        new_points, units = _foreach_pair(moved, p, dims)
+    else:
+        new_points = units = [project(x, p, dim=dim) for x, dim in zip(moved, dims, strict=True)]
+    for i, weight in enumerate(weights):
+        still = _still(directions[i], moved[i], dims[i])
+        _write(weight, points[i], new_points[i], radii[i] * units[i], still)
+
+
+def _foreach_pair(xs: list[Tensor], p: float, dims: list[tuple[int, ...]]) -> tuple[list[Tensor], list[Tensor]]:
+    """`dual_pair` of several tensors at once."""
+    largest = [x.amax(dim, keepdim=True) for x, dim in zip(torch._foreach_abs(xs), dims, strict=True)]
+    scales = [torch.where((m > 0) & m.isfinite(), m, torch.ones_like(m)) for m in largest]
+    scaled = list(torch._foreach_div(xs, scales))
+    powers = list(torch._foreach_pow(torch._foreach_abs(scaled), 1 / (p - 1)))
+    torch._foreach_mul_(powers, torch._foreach_sign(scaled))
+    totals = [x.sum(dim, keepdim=True) for x, dim in zip(torch._foreach_mul(scaled, powers), dims, strict=True)]
+    totals = [torch.where(t == 0, torch.ones_like(t), t) for t in totals]
+    torch._foreach_mul_(scaled, torch._foreach_pow(totals, 1 / p - 1))
+    torch._foreach_mul_(powers, torch._foreach_pow(totals, -1 / p))
+    return scaled, powers
+
+
+def _still(direction: Tensor, moved: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Neurons that keep their weights: they have no direction, or it cancels their old point."""
+    return (direction == 0).all(dims, keepdim=True) | (moved == 0).all(dims, keepdim=True)
+
+
+def _write(weight: Tensor, point: Tensor, new_point: Tensor, new_weight: Tensor, still: Tensor) -> None:
+    point.copy_(torch.where(still, point, new_point))
+    weight.copy_(torch.where(still, weight, new_weight.to(weight.dtype)))

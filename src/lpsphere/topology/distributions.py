@@ -1,0 +1,61 @@
+"""How many connections each layer gets, exact in total. Pure functions of shapes and counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+__all__ = ["layer_connections"]
+
+
+def layer_connections(
+    shapes: Sequence[torch.Size], total: int, minimum: Sequence[int], distribution: str = "uniform"
+) -> list[int]:
+    """Divide ``total`` connections over layers.
+
+    "uniform" gives every layer the same density. "erk" (Erdos-Renyi kernel; Evci et al., 2020) makes a layer's
+    density proportional to the sum of its dimensions over their product, so that narrow layers stay denser. A layer
+    that reaches its size or its minimum stays there and the others share the rest.
+
+    Args:
+        shapes: Shapes of the weight tensors.
+        total: Connections of all layers together.
+        minimum: The fewest connections each layer must keep.
+        distribution: "uniform" or "erk".
+
+    Returns:
+        Connections of each layer; their sum is ``total``.
+
+    Raises:
+        ValueError: If the distribution is unknown, or ``total`` is less than the minimum or more than the weights.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    if distribution == "uniform":
+        shares = [float(size) for size in sizes]
+    elif distribution == "erk":
+        shares = [float(sum(shape)) for shape in shapes]
+    else:
+        raise ValueError(f'distribution must be "uniform" or "erk", got {distribution!r}')
+    if not sum(minimum) <= total <= sum(sizes):
+        raise ValueError(f"cannot divide {total} connections over layers that take {sum(minimum)} to {sum(sizes)}")
+    exact = _fill(shares, float(total), list(minimum), sizes)
+    counts = [math.floor(x) for x in exact]
+    by_remainder = sorted(range(len(counts)), key=lambda i: (counts[i] - exact[i], i))
+    for i in by_remainder[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+def _fill(shares: Sequence[float], total: float, lower: Sequence[int], upper: Sequence[int]) -> list[float]:
+    """``clamp(factor share_i, lower_i, upper_i)`` with the one factor for which the sum is ``total``, by bisection."""
+
+    def at(factor: float) -> list[float]:
+        return [min(max(factor * s, lo), up) for s, lo, up in zip(shares, lower, upper, strict=True)]
+
+    low, high = 0.0, max(up / s for s, up in zip(shares, upper, strict=True))
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(at(middle)) < total else (low, middle)
+    return [float(round(x)) if abs(x - round(x)) < 1e-6 else x for x in at(high)]
