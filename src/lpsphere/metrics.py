@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from lpsphere.geometry import conjugate, dual, lp_norm
-from lpsphere.neurons import NeuronWeight, select
+from lpsphere.neurons import NeuronWeight, Rule, select
 from lpsphere.theory import expected_hoyer, hoyer
 
 __all__ = ["LayerStationarity", "LayerSummary", "Stationarity", "Summary", "stationarity", "summary"]
@@ -32,12 +32,14 @@ class LayerSummary:
         p: Exponent of its spheres; None: not on a sphere.
         density: Connections over weights.
         connections: Connections that exist: True mask entries, or non-zero weights where there is no mask.
-        hoyer: Hoyer's sparsity over the connections, mean over neurons with two or more; None: there are none.
-        hoyer_predicted: Its expectation from p and the number of connections; None without p.
+        hoyer: Hoyer's sparsity over the connections, mean over neurons alive with two or more; None: there are none.
+        hoyer_predicted: Its expectation from p and the number of connections, mean over the same; None without p.
         hoyer_full: Hoyer's sparsity over the full rows, inactive weights included, mean over neurons alive.
         sphere_error: Largest \| \|\|w\|\|_p - r \| over neurons alive; None without p.
         dead: Neurons without a connection, or with all weights 0.
         single: Neurons with one connection, fixed at +r or -r on a sphere.
+        sparse: Whether it counts towards the network's sparsity; not where a rule keeps it dense, nor an output layer
+            that is shown only because it is on a sphere.
     """
 
     layer: str
@@ -52,6 +54,7 @@ class LayerSummary:
     sphere_error: float | None
     dead: int
     single: int
+    sparse: bool
 
 
 @dataclass(frozen=True)
@@ -68,18 +71,18 @@ class Summary:
 
     @property
     def weights(self) -> int:
-        """Selected weights."""
-        return sum(layer.neurons * layer.fan_in for layer in self.layers)
+        """N, the selected weights: those of the layers that count towards the sparsity."""
+        return sum(layer.neurons * layer.fan_in for layer in self.layers if layer.sparse)
 
     @property
     def connections(self) -> int:
         """Connections that exist among the selected weights."""
-        return sum(layer.connections for layer in self.layers)
+        return sum(layer.connections for layer in self.layers if layer.sparse)
 
     @property
     def sparsity(self) -> float:
-        """1 - connections / weights."""
-        return 1 - self.connections / self.weights
+        """1 - connections / weights; 0 if rules keep every layer dense."""
+        return 1 - self.connections / self.weights if self.weights else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -158,14 +161,14 @@ class Stationarity:
 
     def __str__(self) -> str:
         """A table, one line a layer."""
-        header = ("layer", "lambda (mean)", "residual", "relative residual", "alignment (min)", "gap")
+        header = ("layer", "lambda (mean)", "residual", "relative residual", "|alignment| (min)", "gap")
         rows = [
             (
                 layer.layer,
                 f"{layer.multiplier.mean():.3e}",
                 f"{layer.residual.max():.3e}",
                 f"{layer.relative_residual.max():.3e}",
-                f"{layer.alignment.min():.6f}",
+                f"{layer.alignment.abs().min():.6f}",
                 f"{layer.gap.max():.3e}",
             )
             for layer in self.layers
@@ -173,12 +176,19 @@ class Stationarity:
         return _table(header, rows)
 
 
-def summary(model: nn.Module, optimizer: Optimizer | None = None, *, include_last: bool = False) -> Summary:
+def summary(
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    *,
+    rules: Sequence[Rule] | None = None,
+    include_last: bool = False,
+) -> Summary:
     """What the selected weights look like now.
 
     Args:
         model: Any module, with masks or without.
         optimizer: Its optimizer, for p and the radius; None: neither is shown.
+        rules: Those given to `param_groups` and the topology method, for the same selection.
         include_last: Show the output layer too; one that is on a sphere or has a mask is always shown.
 
     Returns:
@@ -189,21 +199,23 @@ def summary(model: nn.Module, optimizer: Optimizer | None = None, *, include_las
     """
     spheres = _spheres(optimizer)
     layers = []
-    shown = {neuron.name for neuron in select(model, include_last=include_last)}
-    for neuron in select(model, include_last=True):
-        on_sphere = id(neuron.weight) in spheres
-        if neuron.name in shown or on_sphere or _mask(neuron) is not None:
-            layers.append(_summarise(neuron, *spheres.get(id(neuron.weight), (None, None))))
+    shown = {neuron.name for neuron in select(model, rules, include_last)}
+    for neuron in select(model, rules, include_last=True):
+        p, radius = spheres.get(id(neuron.weight), (None, None))
+        masked = _mask(neuron) is not None
+        if neuron.name in shown or masked or p is not None:
+            layers.append(_summarise(neuron, p, radius, sparse=masked or (neuron.name in shown and neuron.sparse)))
     return Summary(tuple(layers), sum(param.numel() for param in model.parameters()))
 
 
 @torch.no_grad()
-def stationarity(model: nn.Module, optimizer: Optimizer) -> Stationarity:
+def stationarity(model: nn.Module, optimizer: Optimizer, *, rules: Sequence[Rule] | None = None) -> Stationarity:
     """How stationary the constrained weights are for the gradients they hold; call it before ``zero_grad``.
 
     Args:
         model: The model, after a backward pass.
         optimizer: Its `LpSGD`.
+        rules: Those given to `param_groups`, for the same selection.
 
     Returns:
         Figures per neuron; ``print`` shows each layer's worst.
@@ -213,7 +225,7 @@ def stationarity(model: nn.Module, optimizer: Optimizer) -> Stationarity:
     """
     spheres = _spheres(optimizer)
     layers = []
-    for neuron in select(model, include_last=True):
+    for neuron in select(model, rules, include_last=True):
         p, radius = spheres.get(id(neuron.weight), (None, None))
         if p is None or neuron.weight.grad is None:
             continue
@@ -258,18 +270,19 @@ def _mask(neuron: NeuronWeight) -> Tensor | None:
 
 
 @torch.no_grad()
-def _summarise(neuron: NeuronWeight, p: float | None, radius: Any) -> LayerSummary:
+def _summarise(neuron: NeuronWeight, p: float | None, radius: Any, *, sparse: bool) -> LayerSummary:
     mask = _mask(neuron)
     weights = neuron.layout.to_rows(neuron.weight.double())
     active = neuron.layout.to_rows(neuron.weight != 0 if mask is None else mask)
     counts = active.sum(-1)
     alive = (weights != 0).any(-1)
-    measured = hoyer(weights, counts)[alive & (counts >= 2)]
+    measurable = alive & (counts >= 2)
+    measured = hoyer(weights, counts)[measurable]
     predicted = error = None
     if p is not None:
-        sizes, frequency = torch.unique(counts[counts >= 2], return_counts=True)
+        sizes, frequency = torch.unique(counts[measurable], return_counts=True)
         if len(sizes):
-            expected = torch.tensor([expected_hoyer(p, float(n)) for n in sizes.tolist()])
+            expected = torch.tensor([expected_hoyer(p, float(n)) for n in sizes.tolist()], dtype=torch.float64)
             predicted = float((expected * frequency.cpu()).sum() / frequency.sum())
         distance = (lp_norm(weights, p) - _radius_rows(radius, weights).squeeze(-1)).abs()[alive]
         error = float(distance.max()) if len(distance) else None
@@ -286,6 +299,7 @@ def _summarise(neuron: NeuronWeight, p: float | None, radius: Any) -> LayerSumma
         sphere_error=error,
         dead=int((~alive).sum()),
         single=int((counts == 1).sum()),
+        sparse=sparse,
     )
 
 

@@ -61,7 +61,7 @@ class NeuronLayout:
 
     def neurons(self, weight: Tensor) -> int:
         """The number of neurons."""
-        return self.groups * weight.shape[self.neuron_dim]
+        return weight.shape[0] if self.neuron_dim == 0 else self.groups * weight.shape[self.neuron_dim]
 
     def fan_in(self, weight: Tensor) -> int:
         """The number of weights of one neuron."""
@@ -89,6 +89,10 @@ class Rule:
     def __post_init__(self) -> None:
         if self.pattern is None and not self.types:
             raise ValueError('a Rule needs a name pattern such as "stage1.*", or types=(nn.Conv2d,), or both')
+        if not isinstance(self.types, tuple) or not all(isinstance(t, type) for t in self.types):
+            raise TypeError(
+                f"types of the rule must be a tuple of module types such as (nn.Conv2d,), got {self.types!r}"
+            )
         if self.p is not None and self.p != "default":
             check_exponent(self.p, name="p of the rule")
         if self.radius is not None:
@@ -96,9 +100,16 @@ class Rule:
 
     def matches(self, layer: str, parameter: str, module: nn.Module) -> bool:
         """Whether the rule speaks of this parameter (its full name) of this layer."""
+        if isinstance(module, _EMBEDDINGS) and not any(issubclass(t, _EMBEDDINGS) for t in self.types):
+            return False
         return (not self.types or isinstance(module, self.types)) and (
             self.pattern is None or any(fnmatch.fnmatchcase(name, self.pattern) for name in (layer, parameter))
         )
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether it keeps its layers from both spheres and topology methods."""
+        return self.p is None and not self.sparse
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,7 @@ class NeuronWeight:
         return self.layout.fan_in(self.weight)
 
 
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _LINEAR_LIKE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (
@@ -185,7 +197,7 @@ def _weights_of(module: nn.Module) -> Iterator[tuple[str, NeuronLayout]]:
         for attribute in _IN_PROJECTIONS:
             if getattr(module, attribute) is not None:
                 yield attribute, NeuronLayout()
-    elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
+    elif isinstance(module, _EMBEDDINGS):
         yield "weight", NeuronLayout()
 
 
@@ -193,14 +205,12 @@ def _first_match(rules: Sequence[Rule], layer: str, parameter: str, module: nn.M
     return next((rule for rule in rules if rule.matches(layer, parameter, module)), None)
 
 
-def _check_parameter(module: nn.Module, attribute: str, layer: str, rule: Rule | None) -> bool:
-    """Whether the attribute is a plain Parameter; an error unless a rule leaves the layer out."""
+def _refuse_lazy(module: nn.Module, attribute: str, layer: str) -> None:
     if isinstance(module._parameters.get(attribute), nn.parameter.UninitializedParameter):
         raise ValueError(f"layer {layer!r} is lazy and has no weights yet: run one forward pass first")
-    if module._parameters.get(attribute) is not None:
-        return True
-    if rule is not None and rule.p is None and not rule.sparse:
-        return False
+
+
+def _refuse_parametrized(layer: str, attribute: str) -> None:
     raise ValueError(
         f"the {attribute} of layer {layer!r} is computed by a parametrization (weight_norm, prune, ...), "
         f"so it cannot be put on a sphere: remove it (torch.nn.utils.parametrize.remove_parametrizations), "
@@ -208,15 +218,19 @@ def _check_parameter(module: nn.Module, attribute: str, layer: str, rule: Rule |
     )
 
 
-def _refuse_bilinear(model: nn.Module, rules: Sequence[Rule]) -> None:
+def _refuse_bilinear(model: nn.Module, rules: Sequence[Rule]) -> set[int]:
+    """The identities of the rules that leave a Bilinear layer out; an error where a rule asks for one."""
+    leaving = set()
     for layer, module in model.named_modules():
-        if isinstance(module, nn.Bilinear):
-            rule = _first_match(rules, layer, f"{layer}.weight", module)
-            if rule is not None and not (rule.p is None and not rule.sparse):
-                raise TypeError(
-                    f"layer {layer!r} is nn.Bilinear: each output is a quadratic form, not a neuron with a weight row. "
-                    f"Leave it to SGD with Rule({layer!r}, p=None, sparse=False) before the rule that matches it"
-                )
+        rule = _first_match(rules, layer, f"{layer}.weight", module) if isinstance(module, nn.Bilinear) else None
+        if rule is not None and not rule.leaves_out:
+            raise TypeError(
+                f"layer {layer!r} is nn.Bilinear: each output is a quadratic form, not a neuron with a weight row. "
+                f"Leave it to SGD with Rule({layer!r}, p=None, sparse=False) before the rule that matches it"
+            )
+        if rule is not None:
+            leaving.add(id(rule))
+    return leaving
 
 
 def select(model: nn.Module, rules: Sequence[Rule] | None = None, include_last: bool = False) -> list[NeuronWeight]:
@@ -240,35 +254,44 @@ def select(model: nn.Module, rules: Sequence[Rule] | None = None, include_last: 
         TypeError: If a rule asks for a Bilinear layer.
     """
     rules = list(rules or ())
-    _refuse_bilinear(model, rules)
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    satisfied = _refuse_bilinear(model, rules)
+    barred: dict[int, str] = {}
+    embeddings = {id(m._parameters.get("weight")) for m in model.modules() if isinstance(m, _EMBEDDINGS)}
     found: list[NeuronWeight] = []
-    outputs: list[int] = []
+    refused: list[tuple[int, str, str]] = []
+    last = None
     seen: set[int] = set()
     for layer, module in model.named_modules():
         for attribute, layout in _weights_of(module):
             name = f"{layer}.{attribute}" if layer else attribute
             rule = _first_match(rules, layer, name, module)
-            is_embedding = isinstance(module, nn.Embedding | nn.EmbeddingBag)
-            wants_embedding = rule is not None and any(
-                issubclass(t, nn.Embedding | nn.EmbeddingBag) for t in rule.types
-            )
-            if is_embedding and not wants_embedding:
+            is_embedding = isinstance(module, _EMBEDDINGS)
+            if is_embedding and rule is None:
                 continue
-            if not _check_parameter(module, attribute, layer, rule):
-                continue
-            weight = getattr(module, attribute)
+            if rule is not None and rule.leaves_out:
+                satisfied.add(id(rule))
+            _refuse_lazy(module, attribute, layer)
+            weight = module._parameters.get(attribute)
+            place = id(module) if weight is None else id(weight)
             if not is_embedding:
-                outputs.append(id(weight))
-            tied = id(weight) in embeddings and not is_embedding
-            if tied or id(weight) in seen or not weight.requires_grad or layout.fan_in(weight) < 2:
+                last = place
+            if weight is None:
+                if rule is None or not rule.leaves_out:
+                    refused.append((place, layer, attribute))
                 continue
-            seen.add(id(weight))
-            found.append(NeuronWeight(name, module, attribute, layout, rule))
+            reason = _bar(weight, layout, seen, set() if is_embedding else embeddings)
+            if reason is None:
+                seen.add(id(weight))
+                found.append(NeuronWeight(name, module, attribute, layout, rule))
+            elif rule is not None:
+                barred[id(rule)] = f"{name}, which {reason}"
     selected = found
-    if not include_last and len(found) > 1:
-        selected = [n for n in found if id(n.weight) != outputs[-1]]
-    _check_rules(rules, selected, found)
+    if not include_last and len(found) + len(refused) > 1:
+        selected = [n for n in found if id(n.weight) != last]
+        refused = [entry for entry in refused if entry[0] != last]
+    for _, layer, attribute in refused:
+        _refuse_parametrized(layer, attribute)
+    _check_rules([rule for rule in rules if id(rule) not in satisfied], selected, found, barred)
     if not selected:
         raise ValueError(
             f"{type(model).__name__} has no trainable Linear, Conv or ConvTranspose weight to select: give a layer of "
@@ -277,15 +300,32 @@ def select(model: nn.Module, rules: Sequence[Rule] | None = None, include_last: 
     return selected
 
 
-def _check_rules(rules: Sequence[Rule], selected: Sequence[NeuronWeight], found: Sequence[NeuronWeight]) -> None:
+def _bar(weight: nn.Parameter, layout: NeuronLayout, seen: set[int], embeddings: set[int]) -> str | None:
+    """Why a weight cannot be selected, or None."""
+    if id(weight) in embeddings:
+        return "is shared with an embedding"
+    if id(weight) in seen:
+        return "is shared with an earlier layer"
+    if not weight.requires_grad:
+        return "is frozen"
+    return "has neurons of a single weight" if layout.fan_in(weight) < 2 else None
+
+
+def _check_rules(
+    rules: Sequence[Rule], selected: Sequence[NeuronWeight], found: Sequence[NeuronWeight], barred: dict[int, str]
+) -> None:
     for rule in rules:
         if any(n.rule is rule for n in selected):
             continue
         if any(n.rule is rule for n in found):
             remedy = "it matches only the output layer, which is left out: pass include_last=True"
+        elif id(rule) in barred:
+            remedy = f"it reaches only {barred[id(rule)]}: take the rule out"
+        elif any(rule.matches(n.name.rpartition(".")[0], n.name, n.module) for n in found):
+            remedy = "earlier rules take all of its layers: put it before them"
         else:
             names = ", ".join(n.name for n in found[:20]) + (", ..." if len(found) > 20 else "")
-            remedy = f"an earlier rule may have taken its layers, or the name is wrong; the weights are {names}"
+            remedy = f"correct its pattern or types; the weights are {names}"
         raise ValueError(f"{rule} matches nothing: {remedy}")
 
 
@@ -313,20 +353,32 @@ class ParamGroups(list[dict[str, Any]]):
         )
 
 
+def _widths(module: nn.Module, names: tuple[str, ...]) -> int | None:
+    return next((int(getattr(module, name)) for name in names if hasattr(module, name)), None)
+
+
 def _without_norm(model: nn.Module, names: Sequence[NeuronWeight]) -> list[str]:
-    """Names of the selected weights that no normalisation follows before the next layer, in registration order."""
-    waiting: NeuronWeight | None = None
-    by_module = {id(n.module): n for n in names}
+    """Names of the selected weights that no normalisation follows before the next layer, in registration order.
+
+    A layer of another input width is not the next one but runs beside it, such as the convolution of a shortcut.
+    """
+    weights_of: dict[int, list[str]] = {}
+    for neuron in names:
+        weights_of.setdefault(id(neuron.module), []).append(neuron.name)
+    waiting: list[tuple[int | None, str]] = []
     bare: list[str] = []
     for module in model.modules():
-        is_layer = any(True for _ in _weights_of(module)) and not isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        is_layer = any(True for _ in _weights_of(module)) and not isinstance(module, _EMBEDDINGS)
         if isinstance(module, _NORMS):
-            waiting = None
+            waiting = []
         elif is_layer:
-            if waiting is not None:
-                bare.append(waiting.name)
-            waiting = by_module.get(id(module))
-    return bare + ([waiting.name] if waiting is not None else [])
+            width = _widths(module, ("in_features", "in_channels", "embed_dim"))
+            fed = [width is None or out is None or width % out == 0 for out, _ in waiting]
+            bare += [name for (_, name), feeds in zip(waiting, fed, strict=True) if feeds]
+            waiting = [entry for entry, feeds in zip(waiting, fed, strict=True) if not feeds]
+            out = _widths(module, ("out_features", "out_channels", "embed_dim"))
+            waiting += [(out, name) for name in weights_of.get(id(module), [])]
+    return bare + [name for _, name in waiting]
 
 
 def param_groups(

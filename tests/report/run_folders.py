@@ -75,7 +75,7 @@ def _update(step: int, rng: np.random.Generator) -> dict[str, Any]:
         "sparsity": sparsity_at(step),
         "threshold": 0.05 + 0.5 * x**2 + 0.01 * rng.standard_normal() ** 2,
         "dropped": {"layer1.weight": (lost + grown) // 4, "layer2.weight": lost + grown - (lost + grown) // 4},
-        "grown": {"layer1.weight": grown // 5, "layer2.weight": grown - grown // 5},
+        "regrown": {"layer1.weight": grown // 5, "layer2.weight": grown - grown // 5},
     }
 
 

@@ -16,7 +16,7 @@ from run_folders import COMMAND, CONFIG, SHAPES, history, layers, summary, write
 from lpsphere.report import write_report
 from lpsphere.report.plots import MAX_LAYERS
 
-VOID = {"meta", "link", "img", "br", "hr", "input"}
+VOID = {"meta", "link", "img", "br", "wbr", "hr", "input"}
 
 
 class Page(HTMLParser):

@@ -83,6 +83,8 @@ class LpSGD(Optimizer):
     ) -> None:
         self._versions: dict[Tensor, int] = {}
         self._masks: dict[Tensor, Tensor] = {}
+        if isinstance(params, Tensor):
+            raise TypeError("params must be a list of parameters or groups, got one tensor: put it in a list")
         given: list[Any] = [params] if isinstance(params, dict) else list(params)
         if p is None and not any(isinstance(group, dict) and "p" in group for group in given):
             raise ValueError(
@@ -103,6 +105,9 @@ class LpSGD(Optimizer):
             "foreach": foreach,
         }
         super().__init__(given, defaults)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_masks": self._masks}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -239,6 +244,7 @@ class LpSGD(Optimizer):
 
     def _start(self, param: Tensor, group: dict[str, Any]) -> None:
         state, layout, p = self.state[param], _layout(group), check_exponent(group["p"])
+        state.pop("primal" if group["form"] == "dual" else "dual", None)
         weights, dims = layout.split(_computable(param)), layout.fan_in_dims(param)
         state["p"] = p
         if group["radius"] == "init":
@@ -254,11 +260,12 @@ class LpSGD(Optimizer):
         p, dims, mask = state["p"], layout.fan_in_dims(param), self._masks.get(param)
         if mask is not None:
             param.masked_fill_(~mask, 0)
-            state[form].masked_fill_(~mask, 0)
         point, weights = layout.split(state[form]), layout.split(_computable(param))
         expected = self._radius(param, group) * (signed_power(point, 1 / (p - 1)) if form == "dual" else point)
-        rounding = 16 * (torch.finfo(param.dtype).eps + torch.finfo(point.dtype).eps / min(1.0, p - 1))
+        rounding = torch.finfo(param.dtype).eps + 16 * torch.finfo(point.dtype).eps / min(1.0, p - 1)
         same = torch.isclose(weights, expected, rtol=rounding, atol=torch.finfo(param.dtype).tiny)
+        if mask is not None:
+            same &= layout.split(mask) | (point == 0)
         kept = same.all(dims, keepdim=True)
         if kept.all():
             return
@@ -311,8 +318,8 @@ class LpSGD(Optimizer):
             raise ValueError(
                 f"expected a bool mask of shape {tuple(param.shape)}, got {mask.dtype} {tuple(mask.shape)}"
             )
-        self._masks[param] = mask
         self._synchronise(param, group)
+        self._masks[param] = mask
         state, layout, form, p = self.state[param], _layout(group), group["form"], check_exponent(group["p"])
         if "momentum_buffer" in state:
             state["momentum_buffer"].masked_fill_(~mask, 0)
@@ -334,7 +341,7 @@ class LpSGD(Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state exactly; that of half-precision parameters stays float32.
+        """Restore the state exactly, as a copy; that of half-precision parameters stays float32.
 
         Args:
             state_dict: What ``state_dict()`` returned.
@@ -347,9 +354,12 @@ class LpSGD(Optimizer):
         params = [param for group in self.param_groups for param in group["params"]]
         for identifier, param in zip(identifiers, params, strict=True):
             saved = state_dict["state"].get(identifier, {})
-            if "p" in saved and param.dtype in (torch.float16, torch.bfloat16):
-                for key in set(_FLOAT32_KEYS) & set(saved):
-                    self.state[param][key] = saved[key].to(param.device, torch.float32, copy=True)
+            half = "p" in saved and param.dtype in (torch.float16, torch.bfloat16)
+            for key, value in saved.items():
+                if half and key in _FLOAT32_KEYS:
+                    self.state[param][key] = value.to(param.device, torch.float32, copy=True)
+                elif self.state[param][key] is value and isinstance(value, Tensor):
+                    self.state[param][key] = value.clone()
 
 
 def _computable(weight: Tensor) -> Tensor:
@@ -361,8 +371,10 @@ def _layout(group: dict[str, Any]) -> NeuronLayout:
 
 
 def _refuse_duplicates(group: dict[str, Any], groups: list[dict[str, Any]]) -> None:
-    given = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-    group["params"] = given
+    params = group.get("params") if isinstance(group, dict) else None
+    if params is None or isinstance(params, set):
+        return  # torch refuses these itself
+    given = group["params"] = [params] if isinstance(params, Tensor) else list(params)
     identifiers = [id(entry[1] if isinstance(entry, tuple) else entry) for entry in given]
     earlier = {id(param) for g in groups for param in g["params"]}
     if len(set(identifiers)) < len(identifiers) or earlier & set(identifiers):
@@ -409,18 +421,20 @@ def _check_sphere_group(group: dict[str, Any]) -> None:
             "Give it to the rest: lpsphere.param_groups(model, ..., weight_decay=...)"
         )
     layout = _layout(group)
+    if layout.groups < 1:
+        raise ValueError(f"neuron_groups must be at least 1, got {layout.groups}")
     for param in group["params"]:
         if param.is_complex() or not param.is_floating_point():
             raise TypeError(f"weights on spheres must be real floating-point tensors, got {param.dtype}")
+        if param.ndim >= 2 and (not 0 <= layout.neuron_dim < param.ndim or param.shape[0] % layout.groups):
+            raise ValueError(
+                f"neuron_dim={layout.neuron_dim}, neuron_groups={layout.groups} do not fit a tensor of shape "
+                f"{tuple(param.shape)}"
+            )
         if param.ndim < 2 or layout.fan_in(param) < 2:
             raise ValueError(
                 f"a tensor of shape {tuple(param.shape)} has no neurons of two weights or more to put on spheres: let "
                 "lpsphere.param_groups(model, p=...) choose the weights and leave biases and norms to SGD"
-            )
-        if not 0 <= layout.neuron_dim < param.ndim or (layout.groups > 1 and param.shape[0] % layout.groups):
-            raise ValueError(
-                f"neuron_dim={layout.neuron_dim}, neuron_groups={layout.groups} do not fit a tensor of shape "
-                f"{tuple(param.shape)}"
             )
 
 
@@ -447,7 +461,8 @@ def _single_tensor(
         toward = dual_pair(direction, p, dim=dim)[form == "primal"]
         moved = (1 - eta) * point - eta * toward
         new_point, unit = _on_spheres(moved, p, form, dim)
-        _write(weight, point, new_point, radius * unit, _still(direction, moved, dim))
+        still = _still(direction, point, moved, dim, p=p, eta=eta, form=form)
+        _write(weight, point, new_point, radius * unit, still)
 
 
 def _multi_tensor(
@@ -469,7 +484,7 @@ def _multi_tensor(
     else:
         new_points = units = [project(x, p, dim=dim) for x, dim in zip(moved, dims, strict=True)]
     for i, weight in enumerate(weights):
-        still = _still(directions[i], moved[i], dims[i])
+        still = _still(directions[i], points[i], moved[i], dims[i], p=p, eta=eta, form=form)
         _write(weight, points[i], new_points[i], radii[i] * units[i], still)
 
 
@@ -487,9 +502,13 @@ def _foreach_pair(xs: list[Tensor], p: float, dims: list[tuple[int, ...]]) -> tu
     return scaled, powers
 
 
-def _still(direction: Tensor, moved: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Neurons that keep their weights: they have no direction, or it cancels their old point."""
-    return (direction == 0).all(dims, keepdim=True) | (moved == 0).all(dims, keepdim=True)
+def _still(
+    direction: Tensor, point: Tensor, moved: Tensor, dims: tuple[int, ...], *, p: float, eta: float, form: Form
+) -> Tensor:
+    """Neurons that keep their weights: they have no direction, or it cancels their old point but for rounding."""
+    rounding = 16 * torch.finfo(point.dtype).eps / (min(1.0, p - 1) if form == "primal" else 1.0)
+    noise = rounding * (1 - eta) * point.abs().amax(dims, keepdim=True)
+    return (direction == 0).all(dims, keepdim=True) | (moved.abs().amax(dims, keepdim=True) <= noise)
 
 
 def _write(weight: Tensor, point: Tensor, new_point: Tensor, new_weight: Tensor, still: Tensor) -> None:

@@ -211,7 +211,7 @@ def _topology(run: Run) -> str:
             f" the connections it began with (sparsity {sparsity}).</p></section>"
         )
     dropped, grown = (
-        formats.count(sum(plots.total(record, key) for record in run.updates)) for key in ("dropped", "grown")
+        formats.count(sum(plots.total(record, key) for record in run.updates)) for key in ("dropped", "regrown")
     )
     threshold = any(number(record.get("threshold")) is not None for record in run.updates)
     below = (

@@ -90,7 +90,7 @@ def sparsity_figure(run: Run) -> Figure | None:
 
 def turnover_figure(run: Run) -> Figure | None:
     """Connections dropped and grown at each update, and below them the part of the dropped that is regrown."""
-    dropped, grown = (np.array([total(record, key) for record in run.updates]) for key in ("dropped", "grown"))
+    dropped, grown = (np.array([total(record, key) for record in run.updates]) for key in ("dropped", "regrown"))
     steps = np.array([number(record.get("step")) or math.nan for record in run.updates])
     known = np.isfinite(steps) & np.isfinite(dropped) & np.isfinite(grown)
     if not known.any():

@@ -72,7 +72,8 @@ def _row(layer: Record, missing: str = formats.DASH) -> str:
     name = escape(formats.plain(layer.get("layer")))
     shown = [show(layer.get(key)) for key, show in _COLUMNS]
     cells = "".join(f"<td>{escape(missing if value == formats.DASH else value)}</td>" for value in shown)
-    return f'<tr><th scope="row" title="{name}">{name.removesuffix(".weight")}</th>{cells}</tr>'
+    shown_name = name.removesuffix(".weight").replace(".", ".<wbr>")  # where a narrow screen may break it
+    return f'<tr><th scope="row" title="{name}">{shown_name}</th>{cells}</tr>'
 
 
 def _sums(layers: Sequence[Record]) -> Record:

@@ -8,7 +8,6 @@ neurons back on their spheres -> event.
 
 from __future__ import annotations
 
-import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -20,8 +19,18 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from lpsphere.neurons import LpSphereWarning, NeuronWeight, Rule, select
-from lpsphere.topology.distributions import layer_connections
-from lpsphere.topology.masks import buffer_name, get_mask, lowest, random_mask, set_mask
+from lpsphere.topology.checks import check_feasible, check_min_fan_in, check_owned, check_sparsity, unwrap
+from lpsphere.topology.distributions import check_distribution
+from lpsphere.topology.masks import (
+    buffer_name,
+    existing_masks,
+    fewest_connections,
+    get_mask,
+    lowest,
+    protected,
+    random_masks,
+    set_mask,
+)
 from lpsphere.topology.schedules import UpdateSchedule
 
 __all__ = ["Event", "Topology"]
@@ -89,13 +98,11 @@ class Topology(ABC):
         include_last: bool,
         seed: int,
     ) -> None:
-        self.target = _check_sparsity("sparsity", sparsity)
+        self.target = check_sparsity("sparsity", sparsity)
         self.schedule = UpdateSchedule.of_training(total_steps, begin, end, every)
-        if isinstance(min_fan_in, bool) or not isinstance(min_fan_in, int) or min_fan_in < 0:
-            raise ValueError(f"min_fan_in must be a whole number of at least 0, got {min_fan_in!r}")
-        self.min_fan_in = min_fan_in
+        self.min_fan_in = check_min_fan_in(min_fan_in)
         self.model = model
-        self.optimizer: Optimizer = _unwrap(optimizer)
+        self.optimizer: Optimizer = unwrap(optimizer)
         self.layers = [neuron for neuron in select(model, rules, include_last) if neuron.sparse]
         self.events: list[Event] = []
         self._step = 0
@@ -105,9 +112,11 @@ class Topology(ABC):
         self._ready = False
         self._overdue = False
         self._stale = False
-        self._check_feasible()
-        _check_owned(self.layers, self.optimizer)
-        masks = self._initial_masks(initial_sparsity, distribution)
+        self._owned: dict[str, Tensor] = {}
+        check_feasible(self.layers, self.target, self.min_fan_in)
+        check_owned(self.layers, self.optimizer)
+        self._check_alone()
+        masks = self._initial_masks(initial_sparsity, check_distribution(distribution))
         for neuron, mask in zip(self.layers, masks, strict=True):
             set_mask(neuron, mask.to(neuron.weight.device))
         self.initial_sparsity = self.sparsity
@@ -175,14 +184,15 @@ class Topology(ABC):
 
     @torch.no_grad()
     def mask_grads(self) -> None:
-        """Mask the gradients in place now, for those who clip them before the optimizer's step."""
+        """Mask the gradients in place now, for those who clip them: call it once, when they are complete."""
         self._take_gradients()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the model and the optimizer: step, masks, generator, events."""
+        """Everything but the model and the optimizer: settings, step, masks, generator, events."""
         return {
             "method": type(self).__name__,
             "target": self.target,
+            "min_fan_in": self.min_fan_in,
             "initial_sparsity": self.initial_sparsity,
             "step": self._step,
             "overdue": self._overdue,
@@ -196,15 +206,18 @@ class Topology(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state, in any order with the model's and the optimizer's ``load_state_dict``.
 
+        Its settings replace those that were given here, as an optimizer's do.
+
         Args:
             state: What ``state_dict()`` returned.
 
         Raises:
             ValueError: If it is another method's, or another network's.
         """
-        if state["method"] != type(self).__name__:
+        if state.get("method") != type(self).__name__:
             raise ValueError(
-                f"the saved topology is {state['method']}'s, this is {type(self).__name__}: build the same"
+                f"the saved topology is {state.get('method')}'s, this is {type(self).__name__}: build the same, and "
+                "give it what its own state_dict() returned"
             )
         saved = {name: tuple(mask.shape) for name, mask in state["masks"].items()}
         ours = {name: tuple(mask.shape) for name, mask in self.masks.items()}
@@ -212,12 +225,13 @@ class Topology(ABC):
             differing = sorted(set(saved.items()) ^ set(ours.items()))[:4]
             raise ValueError(f"the saved masks are those of another network or selection; they differ in {differing}")
         self.target, self.initial_sparsity = state["target"], state["initial_sparsity"]
-        self.schedule = UpdateSchedule(**state["schedule"])
+        self.min_fan_in, self.schedule = state["min_fan_in"], UpdateSchedule(**state["schedule"])
         self._step, self._overdue = state["step"], state["overdue"]
         self._generator.set_state(state["generator"].cpu())
         self.events = [Event(**event) for event in state["events"]]
         for neuron in self.layers:
             set_mask(neuron, state["masks"][neuron.name])
+        self._ready, self._grow_scores = False, None
         self._mark_stale()
 
     def detach(self) -> None:
@@ -243,9 +257,10 @@ class Topology(ABC):
             return self.model
         goal = self._connections_at(self.target)
         if self.connections != goal:
+            due = "is due" if self._step < self.schedule.last else "was"
             warnings.warn(
                 f"finalized after {self._step} steps at sparsity {self.sparsity:.4f}, not at the target "
-                f"{self.target:g}: the last update is due after step {self.schedule.last} (total_steps times end)",
+                f"{self.target:g}: the last update {due} after step {self.schedule.last} (total_steps times end)",
                 LpSphereWarning,
                 stacklevel=2,
             )
@@ -260,7 +275,7 @@ class Topology(ABC):
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        if self._stale:
+        if self._stale or self._moved():
             self._apply_masks()
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -268,9 +283,9 @@ class Topology(ABC):
             return None
 
         def masked_closure() -> Any:
+            self._ready = False
             loss = closure()
             with torch.no_grad():
-                self._ready = False
                 self._take_gradients()
             return loss
 
@@ -279,28 +294,29 @@ class Topology(ABC):
         return args, {**kwargs, "closure": masked_closure}
 
     def _take_gradients(self) -> None:
-        """Scores at an update, then masked gradients; once a step."""
-        if self._ready:
+        """Scores at an update, then masked gradients; gradients that `mask_grads` has masked keep their scores."""
+        gradients = [(neuron, self._mask(neuron), neuron.weight.grad) for neuron in self.layers]
+        if self._ready and not any(g is not None and (g.masked_fill(mask, 0) != 0).any() for _, mask, g in gradients):
             return
         self._ready = True
-        gradients = [neuron.weight.grad for neuron in self.layers]
         if self._overdue or self.schedule.is_update(self._step + 1):
             self._grow_scores = [
                 torch.zeros_like(neuron.weight) if gradient is None else self.grow_scores(neuron, gradient)
-                for neuron, gradient in zip(self.layers, gradients, strict=True)
+                for neuron, _, gradient in gradients
             ]
-        for neuron, gradient in zip(self.layers, gradients, strict=True):
+        for _, mask, gradient in gradients:
             if gradient is not None:
-                gradient.mul_(self._mask(neuron))
+                gradient.masked_fill_(~mask, 0)
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        scores, self._grow_scores, self._ready = self._grow_scores, None, False
+        if bool(getattr(optimizer, "found_inf", False)):
+            return  # GradScaler makes a fused optimizer skip the step, but not its hooks
         self._step += 1
-        self._ready = False
         for neuron in self.layers:
-            if not self._owned_by_optimizer(neuron):
-                neuron.weight.mul_(self._mask(neuron))
-        scores, self._grow_scores = self._grow_scores, None
+            if neuron.name not in self._owned:
+                neuron.weight.masked_fill_(~self._mask(neuron), 0)
         if scores is None:
             return
         self._overdue = not all(bool(score.isfinite().all()) for score in scores)
@@ -316,31 +332,41 @@ class Topology(ABC):
 
     def _update(self, grow_scores: list[Tensor]) -> None:
         masks = [self._mask(neuron) for neuron in self.layers]
-        device = masks[0].device
         drop_scores = [self.drop_scores(neuron, mask).float() for neuron, mask in zip(self.layers, masks, strict=True)]
-        free = [
-            mask & ~self._protected(neuron, mask, score)
-            for neuron, mask, score in zip(self.layers, masks, drop_scores, strict=True)
-        ]
-        candidates = torch.cat([score[f].to(device) for score, f in zip(drop_scores, free, strict=True)])
-        openings = torch.cat([score[~mask].float().to(device) for score, mask in zip(grow_scores, masks, strict=True)])
-        drops, grows = self.budget(self.schedule.progress(self._step), candidates)
-        dropped, grown = lowest(candidates, drops), lowest(-openings.abs(), grows)
-        threshold = float(candidates[dropped].max()) if drops else 0.0
-        dropped_in: dict[str, int] = {}
-        grown_in: dict[str, int] = {}
-        for neuron, mask, f, score in zip(self.layers, masks, free, grow_scores, strict=True):
-            here_dropped, dropped = dropped[: int(f.sum())], dropped[int(f.sum()) :]
-            here_grown, grown = grown[: int((~mask).sum())], grown[int((~mask).sum()) :]
-            drop, grow = torch.zeros_like(mask), torch.zeros_like(mask)
-            drop[f], grow[~mask] = here_dropped.to(mask.device), here_grown.to(mask.device)
-            dropped_in[neuron.name], grown_in[neuron.name] = int(drop.sum()), int(grow.sum())
-            set_mask(neuron, (mask & ~drop) | grow)
-            self._apply_mask(neuron, changed=drop | grow, new_weights=self.new_weights(score, grow))
-        event = Event(self._step, self.sparsity, threshold, dropped_in, grown_in)
+        drops, grows, threshold = self._choose(masks, drop_scores, grow_scores)
+        for neuron, mask, drop, grow, score in zip(self.layers, masks, drops, grows, grow_scores, strict=True):
+            new_mask = (mask & ~drop) | grow
+            changed = new_mask ^ mask
+            set_mask(neuron, new_mask)
+            self._apply_mask(neuron, changed, self.new_weights(score, grow))
+        names = [neuron.name for neuron in self.layers]
+        event = Event(
+            self._step,
+            self.sparsity,
+            threshold,
+            {name: int(drop.sum()) for name, drop in zip(names, drops, strict=True)},
+            {name: int(grow.sum()) for name, grow in zip(names, grows, strict=True)},
+        )
         self.events.append(event)
         for function in self._callbacks:
             function(event)
+
+    def _choose(
+        self, masks: list[Tensor], drop_scores: list[Tensor], grow_scores: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], float]:
+        """What to drop and to grow in each layer, ranked over all of them, and the largest score dropped."""
+        device = masks[0].device
+        free = [
+            mask & ~protected(neuron, mask, score, self.min_fan_in)
+            for neuron, mask, score in zip(self.layers, masks, drop_scores, strict=True)
+        ]
+        closed = [~mask for mask in masks]
+        candidates = torch.cat([score[f].to(device) for score, f in zip(drop_scores, free, strict=True)])
+        openings = torch.cat([score[c].float().to(device) for score, c in zip(grow_scores, closed, strict=True)])
+        drops, grows = self.budget(self.schedule.progress(self._step), candidates)
+        dropped, grown = lowest(candidates, drops), lowest(-openings.abs(), grows)
+        threshold = float(candidates[dropped].max()) if drops else 0.0
+        return _scatter(dropped, free), _scatter(grown, closed), threshold
 
     # Masks and what hangs on them.
 
@@ -350,12 +376,14 @@ class Topology(ABC):
             raise RuntimeError(f"{neuron.name} has no mask: the method was finalized, or its buffer was removed")
         return mask
 
-    def _owned_by_optimizer(self, neuron: NeuronWeight) -> bool:
-        return neuron.name in self._owned
+    def _moved(self) -> bool:
+        """Whether the optimizer was given masks that ``model.to(device)`` has replaced since."""
+        return any(get_mask(neuron) is not self._owned.get(neuron.name, get_mask(neuron)) for neuron in self.layers)
 
+    @torch.no_grad()
     def _apply_masks(self) -> None:
         self._stale = False
-        self._owned: set[str] = set()
+        self._owned = {}  # masks that the optimizer keeps to by itself
         for neuron in self.layers:
             self._apply_mask(neuron)
 
@@ -366,7 +394,7 @@ class Topology(ABC):
         weight, mask = neuron.weight, self._mask(neuron)
         on_topology = getattr(self.optimizer, "on_topology", None)
         if on_topology is not None and on_topology(weight, mask, new_weights):
-            self._owned.add(neuron.name)
+            self._owned[neuron.name] = mask
             return
         cleared = ~mask if changed is None else ~mask | changed
         for value in self.optimizer.state.get(weight, {}).values():
@@ -382,91 +410,49 @@ class Topology(ABC):
         """State was loaded: weights, masks and optimizer state may disagree until the next step begins."""
         self._stale = True
 
-    def _protected(self, neuron: NeuronWeight, mask: Tensor, scores: Tensor) -> Tensor:
-        """The ``min_fan_in`` connections of each neuron with the largest scores; they are never dropped."""
-        if self.min_fan_in == 0:
-            return torch.zeros_like(mask)
-        rows = neuron.layout.to_rows(scores.masked_fill(~mask, -1))
-        largest = rows.sort(dim=1, descending=True, stable=True).indices[:, : self.min_fan_in]
-        kept = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, largest, True)
-        return neuron.layout.from_rows(kept, mask)
+    def _check_alone(self) -> None:
+        ours = {id(neuron.weight) for neuron in self.layers}
+        for hook in self.optimizer._optimizer_step_pre_hooks.values():
+            other = getattr(hook, "__self__", None)
+            if isinstance(other, Topology) and any(id(neuron.weight) in ours for neuron in other.layers):
+                raise ValueError(
+                    f"a {type(other).__name__} is attached to this model and optimizer already: finalize() it, or "
+                    'detach() it and continue from its masks with initial_sparsity="keep"'
+                )
 
     def _initial_masks(self, initial: float | Literal["keep"], distribution: str) -> list[Tensor]:
-        existing = [get_mask(neuron) for neuron in self.layers]
         if initial == "keep":
-            kept = [n.weight != 0 if mask is None else mask for n, mask in zip(self.layers, existing, strict=True)]
-            sparsity = 1 - sum(int(mask.sum()) for mask in kept) / self.weights
-            if sum(int(mask.sum()) for mask in kept) < self._connections_at(self.target):
+            kept = existing_masks(self.layers)
+            connections = sum(int(mask.sum()) for mask in kept)
+            if connections < self._connections_at(self.target):
                 raise ValueError(
-                    f'initial_sparsity="keep" starts at {sparsity:.4f}, above the target {self.target:g}: raise '
-                    "sparsity, or give initial_sparsity a number"
+                    f'initial_sparsity="keep" starts at {1 - connections / self.weights:.4f}, above the target '
+                    f"{self.target:g}: raise sparsity, or give initial_sparsity a number"
                 )
             return kept
-        if any(mask is not None for mask in existing):
+        if any(get_mask(neuron) is not None for neuron in self.layers):
             raise ValueError(
-                "the model has masks already: finalize() the method that made them, or continue from them with "
-                'initial_sparsity="keep"'
+                "the model has masks already: finalize() the method that made them, or detach() it and continue from "
+                'them with initial_sparsity="keep"'
             )
-        start = min(_check_sparsity("initial_sparsity", initial), self.target)
-        counts = layer_connections(
-            [neuron.weight.shape for neuron in self.layers],
-            self._connections_at(start),
-            [self._floor(neuron) for neuron in self.layers],
-            distribution,
-        )
-        return [
-            neuron.layout.from_rows(
-                random_mask(neuron.neurons, neuron.fan_in, count, self.min_fan_in, self._generator), neuron.weight
-            )
-            for neuron, count in zip(self.layers, counts, strict=True)
-        ]
-
-    def _floor(self, neuron: NeuronWeight) -> int:
-        return neuron.neurons * min(self.min_fan_in, neuron.fan_in)
+        start = min(check_sparsity("initial_sparsity", initial), self.target)
+        return random_masks(self.layers, self._connections_at(start), self.min_fan_in, distribution, self._generator)
 
     @property
     def _fewest(self) -> int:
         """F, the connections that must stay."""
-        return sum(self._floor(neuron) for neuron in self.layers)
+        return sum(fewest_connections(neuron, self.min_fan_in) for neuron in self.layers)
 
     def _connections_at(self, sparsity: float) -> int:
         """T, the connections at a sparsity."""
         return max(round(self.weights * (1 - sparsity)), self._fewest)
 
-    def _check_feasible(self) -> None:
-        if not self.layers:
-            raise ValueError("no layer is left to make sparse: every selected weight has a rule with sparse=False")
-        if round(self.weights * (1 - self.target)) < self._fewest:
-            largest = math.floor((1 - self._fewest / self.weights) * 1e4) / 1e4
-            raise ValueError(
-                f"sparsity {self.target:g} leaves {round(self.weights * (1 - self.target)):,} of {self.weights:,} "
-                f"connections, but {self._fewest:,} are needed so that each neuron keeps {self.min_fan_in}: the largest "
-                f"feasible sparsity is {largest:.4f}. Choose that or less, or min_fan_in=0"
-            )
 
-
-def _check_sparsity(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number in [0, 1), got {value!r}")
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be in [0, 1): the fraction of connections that are gone; got {value}")
-    return float(value)
-
-
-def _unwrap(optimizer: Any) -> Optimizer:
-    """The torch optimizer inside wrappers such as Accelerate's, which have no step hooks of their own."""
-    while not hasattr(optimizer, "_optimizer_step_pre_hooks") and hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"expected a torch optimizer, got {type(optimizer).__name__}")
-    return optimizer
-
-
-def _check_owned(layers: Sequence[NeuronWeight], optimizer: Optimizer) -> None:
-    owned = {id(param) for group in optimizer.param_groups for param in group["params"]}
-    missing = [neuron.name for neuron in layers if id(neuron.weight) not in owned]
-    if missing:
-        raise ValueError(
-            f"the optimizer does not have {', '.join(missing[:5])}: build it from the same model, or leave the layers "
-            "out with Rule(name, p=None, sparse=False)"
-        )
+def _scatter(chosen: Tensor, among: Sequence[Tensor]) -> list[Tensor]:
+    """A choice among the True entries of several masks, as masks."""
+    chosen_in = []
+    for mask, part in zip(among, torch.split(chosen, [int(mask.sum()) for mask in among]), strict=True):
+        entries = torch.zeros_like(mask)
+        entries[mask] = part.to(mask.device)
+        chosen_in.append(entries)
+    return chosen_in

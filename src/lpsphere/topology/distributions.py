@@ -7,7 +7,18 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["layer_connections"]
+__all__ = ["check_distribution", "layer_connections"]
+
+
+def check_distribution(distribution: str) -> str:
+    """Return the name of a distribution.
+
+    Raises:
+        ValueError: If it is not "uniform" or "erk".
+    """
+    if distribution not in ("uniform", "erk"):
+        raise ValueError(f'distribution must be "uniform" or "erk", got {distribution!r}')
+    return distribution
 
 
 def layer_connections(
@@ -32,12 +43,10 @@ def layer_connections(
         ValueError: If the distribution is unknown, or ``total`` is less than the minimum or more than the weights.
     """
     sizes = [math.prod(shape) for shape in shapes]
-    if distribution == "uniform":
+    if check_distribution(distribution) == "uniform":
         shares = [float(size) for size in sizes]
-    elif distribution == "erk":
-        shares = [float(sum(shape)) for shape in shapes]
     else:
-        raise ValueError(f'distribution must be "uniform" or "erk", got {distribution!r}')
+        shares = [float(sum(shape)) for shape in shapes]
     if not sum(minimum) <= total <= sum(sizes):
         raise ValueError(f"cannot divide {total} connections over layers that take {sum(minimum)} to {sum(sizes)}")
     exact = _fill(shares, float(total), list(minimum), sizes)

@@ -1,13 +1,26 @@
-"""Masks: where they live (bool buffers beside the weight), random ones, and exact selection by score."""
+"""Masks: where they live (bool buffers beside the weight), initial ones, and exact selection by score."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from lpsphere.neurons import NeuronWeight
+from lpsphere.topology.distributions import layer_connections
 
-__all__ = ["buffer_name", "get_mask", "lowest", "random_mask", "set_mask"]
+__all__ = [
+    "buffer_name",
+    "existing_masks",
+    "fewest_connections",
+    "get_mask",
+    "lowest",
+    "protected",
+    "random_mask",
+    "random_masks",
+    "set_mask",
+]
 
 
 def buffer_name(neuron: NeuronWeight) -> str:
@@ -42,10 +55,9 @@ def lowest(scores: Tensor, count: int) -> Tensor:
     chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     if count == 0:
         return chosen
-    ranked = scores.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    threshold = ranked.kthvalue(count).values
-    chosen = ranked < threshold
-    ties = (ranked == threshold).nonzero().flatten()
+    threshold = scores.topk(count, largest=False, sorted=False).values.amax()  # kthvalue, also where deterministic
+    chosen = ~scores.isnan() if threshold.isnan() else scores < threshold
+    ties = (scores.isnan() if threshold.isnan() else scores == threshold).nonzero().flatten()
     chosen[ties[: count - int(chosen.sum())]] = True
     return chosen
 
@@ -61,3 +73,54 @@ def random_mask(neurons: int, fan_in: int, count: int, min_fan_in: int, generato
         first = scores.argsort(dim=1, stable=True)[:, :min_fan_in]
         scores.scatter_(1, first, scores.gather(1, first) - 1)
     return lowest(scores.flatten(), count).view(neurons, fan_in)
+
+
+def fewest_connections(neuron: NeuronWeight, min_fan_in: int) -> int:
+    """The connections of a layer when every neuron has ``min_fan_in``, or its whole fan-in where that is less."""
+    return neuron.neurons * min(min_fan_in, neuron.fan_in)
+
+
+def random_masks(
+    layers: Sequence[NeuronWeight], total: int, min_fan_in: int, distribution: str, generator: torch.Generator
+) -> list[Tensor]:
+    """Random masks of exactly ``total`` connections together, in the shapes of the weights, on the CPU.
+
+    Raises:
+        ValueError: As `layer_connections`.
+    """
+    counts = layer_connections(
+        [neuron.weight.shape for neuron in layers],
+        total,
+        [fewest_connections(neuron, min_fan_in) for neuron in layers],
+        distribution,
+    )
+    return [
+        neuron.layout.from_rows(random_mask(neuron.neurons, neuron.fan_in, count, min_fan_in, generator), neuron.weight)
+        for neuron, count in zip(layers, counts, strict=True)
+    ]
+
+
+def existing_masks(layers: Sequence[NeuronWeight]) -> list[Tensor]:
+    """The masks that the layers have; where there is none, the weights that are not zero."""
+    masks = [(neuron, get_mask(neuron)) for neuron in layers]
+    return [neuron.weight.detach() != 0 if mask is None else mask for neuron, mask in masks]
+
+
+def protected(neuron: NeuronWeight, mask: Tensor, scores: Tensor, min_fan_in: int) -> Tensor:
+    """The ``min_fan_in`` connections of each neuron with the largest scores, ties to the lower index.
+
+    Args:
+        neuron: The layer.
+        mask: Its mask.
+        scores: Scores of at least 0, in the shape of the weight.
+        min_fan_in: How many connections every neuron keeps.
+
+    Returns:
+        bool, in the shape of the weight; of a neuron with fewer connections also inactive entries are True.
+    """
+    if min_fan_in == 0:
+        return torch.zeros_like(mask)
+    rows = neuron.layout.to_rows(scores.masked_fill(~mask, -1))
+    largest = rows.sort(dim=1, descending=True, stable=True).indices[:, :min_fan_in]
+    kept = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, largest, True)
+    return neuron.layout.from_rows(kept, mask)

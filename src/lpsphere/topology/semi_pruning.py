@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ __all__ = ["SemiPruning"]
 
 _RHO = 0.95
 _DELTA = 0.1
+_SETTINGS = ("adaptation", "regrow", "grow_init", "drop_fraction")
 
 
 class SemiPruning(Topology):
@@ -82,8 +84,8 @@ class SemiPruning(Topology):
         for name, value in (("regrow", regrow), ("drop_fraction", drop_fraction)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
-        if not grow_init >= 0:
-            raise ValueError(f"grow_init must be at least 0, got {grow_init}")
+        if not 0 <= grow_init < math.inf:
+            raise ValueError(f"grow_init must be at least 0 and finite, got {grow_init}")
         self.regrow, self.adaptation = regrow, adaptation
         self.grow_init, self.drop_fraction = grow_init, drop_fraction
         self._rho = _RHO
@@ -144,10 +146,13 @@ class SemiPruning(Topology):
         return torch.where(grown, -grow_scores.sign() * self.grow_init, torch.zeros_like(grow_scores))
 
     def state_dict(self) -> dict[str, Any]:
-        """As the base's, and the regrowth ratio of adaptation "paper"."""
-        return {**super().state_dict(), "rho": self._rho}
+        """As the base's, and this method's settings and the regrowth ratio of adaptation "paper"."""
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        return {**super().state_dict(), **settings, "rho": self._rho}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As the base's."""
         super().load_state_dict(state)
         self._rho = state["rho"]
+        for name in _SETTINGS:
+            setattr(self, name, state[name])

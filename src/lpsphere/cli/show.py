@@ -1,0 +1,116 @@
+"""What the command line prints: the run before, progress during, the outcome after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from lpsphere.neurons import select
+from lpsphere.training import Progress, Trainer
+
+__all__ = ["describe_run", "show_result", "show_table", "training_progress"]
+
+
+def describe_run(trainer: Trainer) -> Table:
+    """What is about to be trained, on what."""
+    config, data = trainer.config, trainer.data
+    table = Table(show_header=False, box=None, pad_edge=False)
+    what = f"{len(data.classes)} classes" if data.classes else "one target"
+    shape = " x ".join(str(n) for n in data.input_shape)
+    table.add_row(
+        "data",
+        f"{data.name}: {len(data.x_train):,} rows to train, {len(data.x_test):,} to test; {shape} inputs, {what}",
+    )
+    parameters = sum(param.numel() for param in trainer.plain_model.parameters())
+    table.add_row("network", f"{trainer.plain_model.config['kind']}, {parameters:,} parameters")
+    hidden = select(trainer.plain_model)
+    weights = f"{sum(n.weight.numel() for n in hidden):,} weights in {len(hidden)} tensors (all but the output layer)"
+    sphere = f"on Lp spheres, p = {config.p:g}" if config.optimizer == "lpsgd" else "by plain SGD"
+    table.add_row("selected", f"{weights}, {sphere}")
+    if trainer.topology is not None:
+        table.add_row(
+            "method", f"{config.method}, from sparsity {trainer.topology.initial_sparsity:.4g} to {config.sparsity:.4g}"
+        )
+    else:
+        table.add_row("method", "dense")
+    table.add_row(
+        "training", f"{config.epochs} epochs, {trainer.total_steps:,} steps of {trainer.batch_size}, seed {config.seed}"
+    )
+    table.add_row("folder", str(trainer.folder))
+    if trainer.step:
+        table.add_row("resumed", f"after step {trainer.step:,}")
+    return table
+
+
+@contextmanager
+def training_progress(console: Console, trainer: Trainer) -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal, a line an epoch elsewhere; yields what to call after each step."""
+    if not console.is_terminal:
+        yield lambda progress: console.print(_line(progress), soft_wrap=True) if progress.row else None
+        return
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console) as bar:
+        config = trainer.config
+        task = bar.add_task("", total=trainer.total_steps, completed=trainer.step, epoch=f"0/{config.epochs}", state="")
+        scores = ""
+
+        def update(progress: Progress) -> None:
+            nonlocal scores
+            if progress.row:
+                scores = _scores(progress.row)
+            state = f"{scores}  sparsity {progress.sparsity:.3f}"
+            bar.update(task, completed=progress.step, epoch=f"{progress.epoch}/{progress.epochs}", state=state)
+
+        yield update
+
+
+def show_result(console: Console, result: dict[str, Any], report: Path) -> None:
+    """The key figures, the layers and where the report is."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    if "test_accuracy" in result:
+        table.add_row("test accuracy", f"[bold]{result['test_accuracy']:.4f}[/bold]")
+    else:
+        table.add_row("test R2", f"[bold]{result['test_r2']:.4f}[/bold], RMSE {result['test_rmse']:.4g}")
+    table.add_row(
+        "sparsity",
+        f"[bold]{result['sparsity']:.4f}[/bold]: {result['connections']:,} of {result['selected_weights']:,} "
+        f"connections left ({result['parameters']:,} parameters in the dense network)",
+    )
+    table.add_row("training", f"{result['seconds']:.1f} s on {result['device']}")
+    table.add_row("report", f"[bold]{report}[/bold]")
+    console.print(table, soft_wrap=True)
+
+
+def show_table(console: Console, rows: list[dict[str, Any]]) -> None:
+    """The tidy result of an experiment."""
+    table = Table(*(name.replace("_", " ") for name in rows[0]))
+    for row in rows:
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    console.print(table)
+
+
+def _scores(row: dict[str, Any]) -> str:
+    metric = "R2" if "test_r2" in row else "accuracy"
+    value = row.get("test_r2", row.get("test_accuracy"))
+    return f"loss {row['train_loss']:.4f}  test {metric} {value:.4f}"
+
+
+def _line(progress: Progress) -> str:
+    assert progress.row is not None
+    epoch = f"epoch {progress.epoch}/{progress.epochs}"
+    return f"{epoch}  {_scores(progress.row)}  sparsity {progress.sparsity:.4f}  {progress.row['seconds']:.1f} s"

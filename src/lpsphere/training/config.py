@@ -1,0 +1,210 @@
+"""What a training run is: one flat dataclass, to and from YAML. Reads and writes text; trains nothing."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from lpsphere.training.learning_rate import SCHEDULES
+
+__all__ = ["TrainConfig"]
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "task": ("classification", "regression"),
+    "missing": ("error", "drop", "impute"),
+    "model": ("auto", "mlp", "wide_resnet"),
+    "method": ("semi-pruning", "dense"),
+    "optimizer": ("lpsgd", "sgd"),
+    "form": ("dual", "primal"),
+    "adaptation": ("exact", "paper"),
+    "distribution": ("uniform", "erk"),
+    "schedule": tuple(SCHEDULES),
+    "device": ("auto", "cpu", "cuda"),
+    "mixed_precision": ("no", "bf16", "fp16"),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        data: An embedded data set, a CSV file, a folder of IDX images, or a name found in ``data_dir``.
+        label_column: The column of a CSV file to predict.
+        task: "classification" or "regression".
+        missing: What to do with missing values of a CSV file: "error", "drop" the rows, "impute".
+        test_fraction: Fraction of the rows that is kept for testing, where the data come without a split.
+        split_seed: Seed of that split, apart from the seed of training.
+        data_dir: Folder that holds data sets by name; None: the environment variable LPSPHERE_DATA.
+        model: "mlp", "wide_resnet", or "auto": the first for tables, the second for images.
+        hidden: Widths of the hidden layers of the MLP.
+        blocks: Residual blocks in each stage of the wide ResNet.
+        width: Channels of its first stage.
+        method: "semi-pruning" or "dense".
+        sparsity: Target sparsity over the selected weights, in [0, 1).
+        initial_sparsity, begin, end, every, regrow, min_fan_in, adaptation, distribution, grow_init: As for
+            `lpsphere.SemiPruning`.
+        optimizer: "lpsgd", or "sgd" without spheres.
+        p: Exponent of the spheres.
+        radius: Radius of the spheres, a number or "init".
+        form: "dual" or "primal" step.
+        lr: Peak learning rate: of the weights on spheres for "lpsgd" (in [0, 1]), of everything for "sgd". None: 0.01
+            and 0.1.
+        other_lr: Peak learning rate of everything that is not on a sphere ("lpsgd").
+        momentum: Momentum factor.
+        nesterov: Nesterov momentum.
+        weight_decay: Weight decay of everything that is not on a sphere.
+        schedule: Learning rate over training: "piecewise" (warm-up, decay, fine end), "cosine" or "constant".
+        epochs: Passes over the training rows.
+        batch_size: Rows of one step; an incomplete last batch of an epoch is left out.
+        label_smoothing: Of the cross-entropy, in [0, 1).
+        seed: Seed of initial weights, initial mask and the order of the rows.
+        device: "cpu", "cuda" or "auto".
+        mixed_precision: "no", "bf16" or "fp16".
+        threads: CPU threads; None: torch's choice.
+        checkpoint_every: Epochs between checkpoints.
+    """
+
+    data: str = "digits"
+    label_column: str | None = None
+    task: str = "classification"
+    missing: str = "error"
+    test_fraction: float = 0.25
+    split_seed: int = 0
+    data_dir: str | None = None
+    model: str = "auto"
+    hidden: tuple[int, ...] = (256, 256)
+    blocks: tuple[int, ...] = (2, 3, 3)
+    width: int = 16
+    method: str = "semi-pruning"
+    sparsity: float = 0.9
+    initial_sparsity: float = 0.2
+    begin: float = 0.2
+    end: float = 0.8
+    every: int | None = None
+    regrow: float = 0.3
+    min_fan_in: int = 1
+    adaptation: Literal["exact", "paper"] = "exact"
+    distribution: str = "uniform"
+    grow_init: float = 0.0
+    optimizer: str = "lpsgd"
+    p: float = 1.15
+    radius: float | Literal["init"] = 1.0
+    form: Literal["dual", "primal"] = "dual"
+    lr: float | None = None
+    other_lr: float = 0.2
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    schedule: str = "piecewise"
+    epochs: int = 20
+    batch_size: int = 64
+    label_smoothing: float = 0.0
+    seed: int = 0
+    device: str = "auto"
+    mixed_precision: str = "no"
+    threads: int | None = None
+    checkpoint_every: int = 1
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(TrainConfig)
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, entry.name, value)
+            if not _fits(value, hints[entry.name]):
+                raise TypeError(f"{entry.name} must be {_describe(hints[entry.name])}, got {value!r}")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        for name in ("epochs", "batch_size", "checkpoint_every", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(
+                f"sparsity must be in [0, 1): the fraction of connections that are gone; got {self.sparsity}"
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """A configuration from plain values; what is not given has its default.
+
+        Raises:
+            ValueError: If a key is unknown or a value not allowed.
+            TypeError: If a value has the wrong type.
+        """
+        known = [entry.name for entry in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"unknown settings {', '.join(unknown)}; the settings are {', '.join(known)}")
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: Path) -> TrainConfig:
+        """Read a YAML file.
+
+        Raises:
+            FileNotFoundError: If it does not exist.
+            ValueError, TypeError: If it is not a mapping of settings.
+        """
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not a YAML file: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold settings such as 'sparsity: 0.9', one a line")
+        return cls.from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain values, for YAML and JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def to_yaml(self) -> str:
+        """All settings as YAML text."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    @property
+    def peak_lr(self) -> float:
+        """The peak learning rate, with the optimizer's default where none is given."""
+        if self.lr is not None:
+            return self.lr
+        return 0.01 if self.optimizer == "lpsgd" else 0.1
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and len(value) > 0 and all(_fits(item, arguments[0]) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_describe(argument) for argument in arguments)
+    if origin is Literal:
+        return " or ".join(repr(argument) for argument in arguments)
+    if origin is tuple:
+        return "a list of whole numbers"
+    names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", type(None): "nothing"}
+    return names[hint]

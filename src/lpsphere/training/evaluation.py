@@ -1,0 +1,106 @@
+"""How well a network does on some rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lpsphere.metrics import summary
+from lpsphere.training.checkpoints import load_model
+from lpsphere.training.config import TrainConfig
+from lpsphere.training.setup import load_data
+
+__all__ = ["Scores", "evaluate", "evaluate_run", "score_of"]
+
+_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Loss and score of a network on some rows.
+
+    Attributes:
+        loss: Mean cross-entropy in nats, or mean squared error in units of the training targets' variance.
+        score: Accuracy in [0, 1], or the coefficient of determination R^2, at most 1.
+    """
+
+    loss: float
+    score: float
+
+    @classmethod
+    def from_sums(cls, loss_sum: float, score_sum: float, count: int, y: Tensor, task: str) -> Scores:
+        """From sums over ``count`` rows of losses and of `score_of`; ``y`` gives the variance for R^2."""
+        if task == "regression":
+            return cls(loss_sum / count, 1 + score_sum / count / float(y.double().var(unbiased=False)))
+        return cls(loss_sum / count, score_sum / count)
+
+    def named(self, task: str, target_std: float) -> dict[str, float]:
+        """As entries of summary.json; the root mean squared error is in the target's own unit."""
+        if task == "regression":
+            rmse = math.sqrt(self.loss) * target_std
+            return {"test_r2": self.score, "test_rmse": rmse, "test_loss": self.loss}
+        return {"test_accuracy": self.score, "test_loss": self.loss}
+
+
+def score_of(outputs: Tensor, y: Tensor, task: str) -> Tensor:
+    """The number of right answers, or the negative sum of squared errors; a float64 scalar."""
+    if task == "regression":
+        return -(outputs.squeeze(-1) - y).double().square().sum()
+    return (outputs.argmax(-1) == y).double().sum()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, x: Tensor, y: Tensor, task: str) -> Scores:
+    """Loss and score of ``model`` in evaluation mode; its mode is restored.
+
+    Args:
+        model: Maps (n, ...) to (n, outputs).
+        x: Rows, shape (n, ...).
+        y: Classes, or standardised targets; shape (n,).
+        task: "classification" or "regression".
+    """
+    training = model.training
+    model.eval()
+    loss_sum = score_sum = 0.0
+    for rows, targets in zip(torch.split(x, _ROWS), torch.split(y, _ROWS), strict=True):
+        outputs = model(rows).float()
+        if task == "regression":
+            loss = functional.mse_loss(outputs.squeeze(-1), targets, reduction="sum")
+        else:
+            loss = functional.cross_entropy(outputs, targets, reduction="sum")
+        loss_sum += float(loss)
+        score_sum += float(score_of(outputs, targets, task))
+    model.train(training)
+    return Scores.from_sums(loss_sum, score_sum, len(x), y, task)
+
+
+def evaluate_run(folder: Path) -> dict[str, float]:
+    """Evaluate the finished network of a run's folder on the test rows of its data.
+
+    Returns:
+        test_accuracy and test_loss (or test_r2, test_rmse, test_loss), sparsity, connections.
+
+    Raises:
+        FileNotFoundError: If the folder holds no finished run.
+        ValueError: If its network does not fit its data.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"{folder} holds no run: give a folder that lpsphere train wrote")
+    config = TrainConfig.load(folder / "config.yaml")
+    model = load_model(folder / "model.safetensors")
+    data = load_data(config)
+    try:
+        scores = evaluate(model, data.x_test, data.y_test, config.task)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"the network of {folder} does not fit the data {data.name}: {error}") from error
+    table = summary(model)
+    return {
+        **scores.named(config.task, data.target_std),
+        "sparsity": table.sparsity,
+        "connections": table.connections,
+    }

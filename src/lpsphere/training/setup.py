@@ -1,0 +1,107 @@
+"""From a configuration to the parts of a run: data, network, optimizer, topology."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from lpsphere.data import Dataset, load
+from lpsphere.neurons import param_groups
+from lpsphere.optim import LpSGD
+from lpsphere.topology import SemiPruning, Topology
+from lpsphere.training.config import TrainConfig
+
+__all__ = ["load_data", "make_optimizer", "make_topology", "model_config"]
+
+
+def load_data(config: TrainConfig) -> Dataset:
+    """The data set of a run, split and standardised.
+
+    Raises:
+        ValueError, FileNotFoundError: If it cannot be found or read; the message says what to do.
+    """
+    return load(
+        config.data,
+        label_column=config.label_column,
+        task=config.task,
+        missing=config.missing,
+        test_fraction=config.test_fraction,
+        split_seed=config.split_seed,
+        data_dir=None if config.data_dir is None else Path(config.data_dir),
+    )
+
+
+def model_config(config: TrainConfig, data: Dataset) -> dict[str, Any]:
+    """What `lpsphere.models.build` needs for this run's network.
+
+    Raises:
+        ValueError: If the network does not fit the data.
+    """
+    images = len(data.input_shape) == 3
+    kind = config.model if config.model != "auto" else ("wide_resnet" if images else "mlp")
+    if kind == "mlp":
+        return {
+            "kind": "mlp",
+            "in_features": math.prod(data.input_shape),
+            "hidden": list(config.hidden),
+            "out_features": data.outputs,
+        }
+    if not images:
+        raise ValueError(
+            f"model wide_resnet needs images; the rows of {data.name} have shape {data.input_shape}: use mlp"
+        )
+    return {
+        "kind": "wide_resnet",
+        "blocks": list(config.blocks),
+        "width": config.width,
+        "in_channels": data.input_shape[0],
+        "out_features": data.outputs,
+    }
+
+
+def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
+    """LpSGD on the selected weights and plain SGD on the rest, or plain SGD on everything."""
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=config.peak_lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+        )
+    groups = param_groups(
+        model,
+        config.p,
+        lr=config.peak_lr,
+        other_lr=config.other_lr,
+        weight_decay=config.weight_decay,
+        radius=config.radius,
+    )
+    return LpSGD(groups, momentum=config.momentum, nesterov=config.nesterov, form=config.form)
+
+
+def make_topology(config: TrainConfig, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Topology | None:
+    """The method that decides which connections exist; None for dense training."""
+    if config.method == "dense":
+        return None
+    return SemiPruning(
+        model,
+        optimizer,
+        sparsity=config.sparsity,
+        total_steps=total_steps,
+        initial_sparsity=config.initial_sparsity,
+        begin=config.begin,
+        end=config.end,
+        every=config.every,
+        regrow=config.regrow,
+        min_fan_in=config.min_fan_in,
+        adaptation=config.adaptation,
+        distribution=config.distribution,
+        grow_init=config.grow_init,
+        seed=config.seed,
+    )

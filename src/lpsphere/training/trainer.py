@@ -1,0 +1,332 @@
+"""Training from a configuration: data, network, optimizer and topology in; a run's folder out.
+
+The folder holds config.yaml, history.jsonl, checkpoints/ and, at the end, model.safetensors and summary.json. Every
+file in it is complete at any moment; training continues from the newest checkpoint, on a CPU bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+from torch.nn import functional
+
+from lpsphere.data import Dataset
+from lpsphere.metrics import Summary, summary
+from lpsphere.models import build
+from lpsphere.training.checkpoints import newest_checkpoint, save_checkpoint, save_model
+from lpsphere.training.config import TrainConfig
+from lpsphere.training.evaluation import Scores, evaluate, score_of
+from lpsphere.training.files import prepare_folder, replace_file
+from lpsphere.training.learning_rate import SCHEDULES
+from lpsphere.training.setup import load_data, make_optimizer, make_topology, model_config
+
+__all__ = ["Interrupted", "Progress", "Trainer"]
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: everything is saved
+    """Training was asked to stop, and did so after saving a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands, after each step.
+
+    Attributes:
+        epoch: The epoch under way, or just ended, from 1.
+        epochs: Epochs in all.
+        step: Optimizer steps taken.
+        total_steps: Optimizer steps in all.
+        sparsity: Over the selected weights.
+        row: The epoch's row of the history, if the step ended an epoch.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    total_steps: int
+    sparsity: float
+    row: dict[str, Any] | None = None
+
+
+class _State:
+    """What a checkpoint holds beside model, optimizer, topology and random generators."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.batch = 0
+        self.seconds = 0.0
+        self.loss_sum = 0.0
+        self.score_sum = 0.0
+        self.rows: list[dict[str, Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        config: The run.
+        folder: Where it is written.
+        resume: Continue from the newest checkpoint in the folder, if there is one.
+        command: The command line, for the record.
+        data: Data to use in place of what the configuration names, such as a validation split of it.
+
+    Raises:
+        OSError: If the folder cannot be written to.
+        ValueError: If the data or the settings do not fit, or the folder's checkpoint is another network's.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        resume: bool = False,
+        command: str = "",
+        data: Dataset | None = None,
+    ) -> None:
+        prepare_folder(folder)
+        self.config, self.folder, self.command = config, folder, command
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        set_seed(config.seed)
+        self.accelerator = Accelerator(cpu=not _wants_cuda(config), mixed_precision=config.mixed_precision)
+        self.data = load_data(config) if data is None else data
+        model = build(model_config(config, self.data)).to(self.accelerator.device)
+        rows = len(self.data.x_train)
+        self.batch_size = min(config.batch_size, rows)
+        self.steps_per_epoch = rows // self.batch_size
+        self.total_steps = self.steps_per_epoch * config.epochs
+        self.optimizer = make_optimizer(config, model)
+        self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.topology = make_topology(config, model, self.optimizer, self.total_steps)
+        self.plain_model = model
+        self.model, self.stepper = self.accelerator.prepare(model, self.optimizer)
+        self.state = _State()
+        self.accelerator.register_for_checkpointing(self.state)
+        if self.topology is not None:
+            self.accelerator.register_for_checkpointing(self.topology)
+        self.train_rows = (self.data.x_train.to(self.accelerator.device), self.data.y_train.to(self.accelerator.device))
+        self.test_rows = (self.data.x_test.to(self.accelerator.device), self.data.y_test.to(self.accelerator.device))
+        checkpoint = newest_checkpoint(folder, model) if resume else None
+        if checkpoint is not None:
+            self.accelerator.load_state(str(checkpoint))
+        replace_file(folder / "config.yaml", lambda path: path.write_text(config.to_yaml(), encoding="utf-8"))
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self.state.epoch * self.steps_per_epoch + self.state.batch
+
+    def fit(self, on_step: Callable[[Progress], None] | None = None) -> dict[str, Any]:
+        """Train to the end, or until interrupted.
+
+        Args:
+            on_step: Called after every optimizer step.
+
+        Returns:
+            The content of summary.json.
+
+        Raises:
+            Interrupted: After SIGINT (Ctrl-C) or SIGTERM, once the step under way is done and saved; a second signal
+                stops at once.
+            FloatingPointError: If the loss is not finite at the end of an epoch.
+        """
+        report = on_step or (lambda progress: None)
+        with _stop_signal() as stop:
+            while self.state.epoch < self.config.epochs:
+                self._epoch(stop, report)
+        return self._finish()
+
+    def _epoch(self, stop: list[int], report: Callable[[Progress], None]) -> None:
+        state = self.state
+        self.model.train()
+        totals = torch.tensor([state.loss_sum, state.score_sum], dtype=torch.float64, device=self.accelerator.device)
+        batches = _batches(len(self.train_rows[0]), self.batch_size, self.config.seed, state.epoch)
+        started = time.perf_counter()
+        for rows in batches[state.batch :]:
+            self._set_learning_rates()
+            totals += self._train_step(rows.to(self.accelerator.device))
+            state.batch += 1
+            if state.batch == self.steps_per_epoch:
+                break
+            report(self._progress())
+            if stop:
+                state.loss_sum, state.score_sum = totals.tolist()
+                state.seconds += time.perf_counter() - started
+                self._save()
+                raise Interrupted(f"stopped after step {self.step} of {self.total_steps}; everything is saved")
+        state.seconds += time.perf_counter() - started
+        self._end_epoch(totals.tolist())
+        report(self._progress(state.rows[-1]))
+        if stop and state.epoch < self.config.epochs:
+            self._save()
+            raise Interrupted(f"stopped after epoch {state.epoch} of {self.config.epochs}; everything is saved")
+
+    def _set_learning_rates(self) -> None:
+        factor = SCHEDULES[self.config.schedule](self.step / self.total_steps)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+
+    def _train_step(self, rows: Tensor) -> Tensor:
+        """One optimizer step; returns the sums of the losses and of the scores of its rows."""
+        x, y = self.train_rows[0][rows], self.train_rows[1][rows]
+        with self.accelerator.autocast():
+            outputs = self.model(x)
+        outputs = outputs.float()
+        if self.config.task == "regression":
+            loss = functional.mse_loss(outputs.squeeze(-1), y)
+        else:
+            loss = functional.cross_entropy(outputs, y, label_smoothing=self.config.label_smoothing)
+        self.accelerator.backward(loss)
+        self.stepper.step()
+        self.stepper.zero_grad()
+        return torch.stack([loss.detach().double() * len(y), score_of(outputs.detach(), y, self.config.task)])
+
+    def _end_epoch(self, totals: list[float]) -> None:
+        state, count = self.state, self.steps_per_epoch * self.batch_size
+        loss = totals[0] / count
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the training loss of epoch {state.epoch + 1} is {loss}: training diverged. Lower --lr or --other-lr "
+                "and start anew"
+            )
+        train = Scores.from_sums(totals[0], totals[1], count, self.train_rows[1], self.config.task)
+        test = self._evaluate()
+        metric = "r2" if self.config.task == "regression" else "accuracy"
+        rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        row = {
+            "kind": "epoch",
+            "epoch": state.epoch + 1,
+            "step": self.step,
+            "seconds": round(state.seconds, 3),
+            "lr": rates[0],
+            "other_lr": rates[-1],
+            "train_loss": train.loss,
+            f"train_{metric}": train.score,
+            "test_loss": test.loss,
+            f"test_{metric}": test.score,
+            "sparsity": self._sparsity(),
+        }
+        state.rows.append(row)
+        state.epoch, state.batch, state.loss_sum, state.score_sum = state.epoch + 1, 0, 0.0, 0.0
+        self._write_history()
+        if state.epoch % self.config.checkpoint_every == 0 or state.epoch == self.config.epochs:
+            self._save()
+
+    def _evaluate(self) -> Scores:
+        return evaluate(self.model, *self.test_rows, self.config.task)
+
+    def _sparsity(self) -> float:
+        if self.topology is None:
+            return 0.0
+        return self.topology.events[-1].sparsity if self.topology.events else self.topology.initial_sparsity
+
+    def _progress(self, row: dict[str, Any] | None = None) -> Progress:
+        epoch = self.state.epoch + (0 if row else 1)
+        return Progress(epoch, self.config.epochs, self.step, self.total_steps, self._sparsity(), row)
+
+    def _write_history(self) -> None:
+        events = [] if self.topology is None else self.topology.events
+        rows = self.state.rows + [{"kind": "update", **asdict(event)} for event in events]
+        rows.sort(key=lambda row: row["step"])
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        replace_file(self.folder / "history.jsonl", lambda path: path.write_text(text, encoding="utf-8"))
+
+    def _save(self) -> None:
+        self._write_history()
+        save_checkpoint(self.folder, self.step, self.accelerator)
+
+    def _finish(self) -> dict[str, Any]:
+        table = summary(self.plain_model, self.optimizer)
+        if self.topology is not None:
+            self.topology.finalize()
+        save_model(self.folder / "model.safetensors", self.plain_model)
+        result = self._summary(table)
+        text = json.dumps(result, indent=1) + "\n"
+        replace_file(self.folder / "summary.json", lambda path: path.write_text(text, encoding="utf-8"))
+        return result
+
+    def _summary(self, table: Summary) -> dict[str, Any]:
+        config, layers = self.config, table.to_dict()
+        return {
+            "data": self.data.name,
+            "task": config.task,
+            "method": config.method,
+            "optimizer": config.optimizer,
+            **self._evaluate().named(config.task, self.data.target_std),
+            "target_sparsity": 0.0 if self.topology is None else config.sparsity,
+            **{key: value for key, value in layers.items() if key != "layers"},
+            "epochs": config.epochs,
+            "steps": self.total_steps,
+            "seconds": round(self.state.seconds, 3),
+            "seed": config.seed,
+            "device": self.accelerator.device.type,
+            "mixed_precision": config.mixed_precision,
+            "threads": torch.get_num_threads(),
+            "versions": {
+                "lpsphere": version("lpsphere"),
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+            "command": self.command,
+            "layers": layers["layers"],
+        }
+
+
+def _wants_cuda(config: TrainConfig) -> bool:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but torch sees no CUDA device: use --device cpu")
+    return config.device != "cpu" and torch.cuda.is_available()
+
+
+def _batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    """The row indices of each step of an epoch: a permutation that depends on seed and epoch alone."""
+    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    return [torch.from_numpy(order[i : i + batch_size]) for i in range(0, rows - batch_size + 1, batch_size)]
+
+
+@contextmanager
+def _stop_signal() -> Iterator[list[int]]:
+    """A list that is empty until SIGINT or SIGTERM arrives; a second signal acts as if this were not here."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        restore()
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, handle)
+    except ValueError:  # not in the main thread, where signals cannot be caught
+        pass
+    try:
+        yield received
+    finally:
+        restore()

@@ -1,0 +1,126 @@
+import json
+
+import pytest
+import yaml
+
+QUICK = ("--epochs", 2, "--hidden", "16,16", "--device", "cpu", "--threads", 1)
+TABLE = "size,colour,weight,kind\n" + "".join(
+    f"{i % 7 + 0.5},{'red' if i % 2 else 'blue'},{i % 5},{'cat' if i % 2 else 'dog'}\n" for i in range(80)
+)
+
+
+def test_train_writes_a_run_and_says_what_came_out(lpsphere, tmp_path):
+    status, out, err = lpsphere("train", *QUICK)
+    assert (status, err) == (0, "")
+    folder = tmp_path / "runs" / "digits-1"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.yaml",
+        "history.jsonl",
+        "summary.json",
+        "model.safetensors",
+        "checkpoints",
+        "report.html",
+    }
+    result = json.loads((folder / "summary.json").read_text())
+    assert f"{result['test_accuracy']:.4f}" in out
+    assert "epoch 2/2" in out
+    assert "1,347 rows to train, 450 to test" in out
+    assert result["command"] == "lpsphere train --epochs 2 --hidden 16,16 --device cpu --threads 1"
+    assert result["sparsity"] == pytest.approx(0.9, abs=1e-3)
+
+
+def test_each_run_gets_a_folder_of_its_own(lpsphere, tmp_path):
+    lpsphere("train", "--data", "wine", *QUICK)
+    lpsphere("train", "--data", "wine", *QUICK)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["wine-1", "wine-2"]
+
+
+def test_evaluate_and_report_work_on_the_folder(lpsphere, tmp_path):
+    lpsphere("train", *QUICK, "--out", "run")
+    (tmp_path / "run" / "report.html").unlink()
+    status, out, _ = lpsphere("evaluate", "run")
+    result = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert status == 0
+    assert f"test_accuracy  {result['test_accuracy']:.6g}" in out
+    status, out, _ = lpsphere("report", "run")
+    assert status == 0
+    assert (tmp_path / "run" / "report.html").stat().st_size > 20_000
+
+
+def test_a_table_is_learned_from_its_csv_file(lpsphere, tmp_path):
+    (tmp_path / "pets.csv").write_text(TABLE)
+    status, _, err = lpsphere(
+        "train", "--data", "pets.csv", "--label-column", "kind", "--epochs", 20, "--hidden", "16,16", "--threads", 1,
+        "--batch-size", 20, "--sparsity", 0.5, "--device", "cpu", "--out", "run",
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    result = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert result["test_accuracy"] == 1.0
+    assert result["sparsity"] == pytest.approx(0.5, abs=1e-2)
+
+
+def test_regression_reports_r2_and_the_error_in_the_target_s_unit(lpsphere, tmp_path):
+    rows = [f"{i % 9},{i % 4},{100 + 10 * (i % 9) - 5 * (i % 4)}" for i in range(200)]
+    (tmp_path / "price.csv").write_text("rooms,age,price\n" + "\n".join(rows) + "\n")
+    status, out, err = lpsphere(
+        "train", "--data", "price.csv", "--label-column", "price", "--task", "regression", "--epochs", 60,
+        "--hidden", "32,32", "--batch-size", 30, "--sparsity", 0.5, "--device", "cpu", "--threads", 1, "--out", "run",
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    result = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert result["test_r2"] > 0.9
+    assert 0 < result["test_rmse"] < 10
+    assert "test R2" in out
+
+
+def test_settings_come_from_a_file_and_options_win(lpsphere, tmp_path):
+    (tmp_path / "settings.yaml").write_text("data: wine\nsparsity: 0.5\nregrow: 0.1\nepochs: 9\n")
+    status, _, _ = lpsphere("train", "--config", "settings.yaml", *QUICK, "--set", "regrow=0.4", "--out", "run")
+    assert status == 0
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (saved["data"], saved["sparsity"], saved["regrow"], saved["epochs"]) == ("wine", 0.5, 0.4, 2)
+
+
+def test_a_run_is_not_overwritten_unless_asked(lpsphere, tmp_path):
+    lpsphere("train", *QUICK, "--out", "run")
+    status, _, err = lpsphere("train", *QUICK, "--out", "run")
+    assert status == 2
+    assert "run holds a run: continue it with --resume, replace it with --overwrite" in err
+    status, _, _ = lpsphere("train", *QUICK, "--seed", 5, "--out", "run", "--overwrite")
+    assert status == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["seed"] == 5
+
+
+def test_resume_keeps_the_settings_of_the_run(lpsphere):
+    lpsphere("train", *QUICK, "--out", "run")
+    status, _, err = lpsphere("train", "--out", "run", "--resume", "--sparsity", 0.5)
+    assert status == 2
+    assert "was started with sparsity 0.9 (now 0.5)" in err
+    status, out, _ = lpsphere("train", "--out", "run", "--resume")
+    assert status == 0
+    assert "after step 42" in out
+    status, _, err = lpsphere("train", "--resume")
+    assert status == 2
+    assert "--resume needs the run's folder" in err
+
+
+def test_bfloat16_trains_on_the_cpu(tmp_path, run_alone):
+    status = run_alone("train", *QUICK, "--mixed-precision", "bf16", "--out", tmp_path / "run")
+    assert status == 0
+    result = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert result["mixed_precision"] == "bf16"
+    assert result["test_accuracy"] > 0.3
+
+
+def test_reproduce_names_its_experiments(lpsphere):
+    status, _, err = lpsphere("reproduce", "everything")
+    assert status == 2
+    assert "unknown experiment 'everything': choose one of digits, sparsity, grow-init" in err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "report", "reproduce"])
+def test_every_command_explains_itself(lpsphere, command):
+    status, out, _ = lpsphere(command, "--help")
+    assert status == 0
+    assert "Usage: lpsphere" in out

@@ -1,0 +1,157 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lpsphere.training import TrainConfig, Trainer, evaluate_run
+
+SMALL = TrainConfig(hidden=(32, 32), epochs=4, device="cpu", threads=1)
+
+
+class Crash(Exception):  # noqa: N818
+    pass
+
+
+def crash_at(step):
+    def on_step(progress):
+        if progress.step == step:
+            raise Crash
+
+    return on_step
+
+
+def history(folder):
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    Trainer(SMALL, folder).fit()
+    return folder
+
+
+@pytest.mark.parametrize("crash", [1, 21, 22, 50, 63, 83, 84])
+def test_a_run_that_crashed_continues_bit_for_bit(whole, tmp_path, crash):
+    with pytest.raises(Crash):
+        Trainer(SMALL, tmp_path).fit(crash_at(crash))
+    torch.manual_seed(12345)
+    Trainer(SMALL, tmp_path, resume=True).fit()
+    expected, ours = load_file(whole / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert expected.keys() == ours.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, ours[name]), name
+    assert history(tmp_path) == history(whole)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(SMALL, form="primal", schedule="cosine", grow_init=0.5),
+        replace(SMALL, optimizer="sgd", schedule="constant", weight_decay=1e-4),
+        replace(SMALL, method="dense", radius="init"),
+        replace(SMALL, adaptation="paper", p=1.05, distribution="erk"),
+    ],
+    ids=["primal", "sgd", "dense", "paper"],
+)
+@pytest.mark.filterwarnings("ignore:finalized")
+def test_every_kind_of_run_continues_bit_for_bit(tmp_path, config):
+    Trainer(config, tmp_path / "whole").fit()
+    with pytest.raises(Crash):
+        Trainer(config, tmp_path / "crashed").fit(crash_at(50))
+    Trainer(config, tmp_path / "crashed", resume=True).fit()
+    expected, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "crashed"))
+    assert all(torch.equal(value, ours[name]) for name, value in expected.items())
+
+
+def test_the_summary_tells_what_came_out(whole):
+    result = json.loads((whole / "summary.json").read_text())
+    weights = 64 * 32 + 32 * 32
+    assert result["connections"] == round(weights * 0.1)
+    assert result["selected_weights"] == weights
+    assert result["sparsity"] == pytest.approx(0.9, abs=1e-3)
+    assert result["parameters"] == weights + 2 * (32 + 32) + 32 * 10 + 10
+    assert result["steps"] == 4 * (1347 // 64)
+    assert 0.5 < result["test_accuracy"] <= 1
+    assert [layer["layer"] for layer in result["layers"]] == ["hidden.0.linear.weight", "hidden.1.linear.weight"]
+    assert result["versions"]["torch"] == torch.__version__
+
+
+def test_the_saved_network_is_plain_and_has_the_summary_s_accuracy(whole):
+    weights = load_file(whole / "model.safetensors")
+    assert not [name for name in weights if "mask" in name]
+    result = json.loads((whole / "summary.json").read_text())
+    evaluated = evaluate_run(whole)
+    for key in ("test_accuracy", "test_loss", "sparsity", "connections"):
+        assert evaluated[key] == result[key]
+
+
+def test_history_has_a_row_for_each_epoch_and_each_update(whole):
+    rows = history(whole)
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    updates = [row for row in rows if row["kind"] == "update"]
+    assert [row["epoch"] for row in epochs] == [1, 2, 3, 4]
+    assert [row["step"] for row in epochs] == [21, 42, 63, 84]
+    assert updates[0]["step"] == round(0.2 * 84)
+    assert updates[-1]["step"] == round(0.8 * 84)
+    assert updates[-1]["sparsity"] == epochs[-1]["sparsity"]
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+
+
+def test_two_checkpoints_are_kept(whole):
+    assert sorted(path.name for path in (whole / "checkpoints").iterdir()) == ["step-000000063", "step-000000084"]
+
+
+def test_another_seed_gives_another_network(whole, tmp_path):
+    Trainer(replace(SMALL, seed=1), tmp_path).fit()
+    ours, others = (load_file(folder / "model.safetensors") for folder in (whole, tmp_path))
+    assert not torch.equal(ours["head.weight"], others["head.weight"])
+
+
+def test_a_finished_run_can_be_resumed_without_change(whole):
+    before = (whole / "model.safetensors").read_bytes()
+    Trainer(SMALL, whole, resume=True).fit()
+    assert (whole / "model.safetensors").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_network_is_refused(whole, tmp_path):
+    with pytest.raises(Crash):
+        Trainer(SMALL, tmp_path).fit(crash_at(42))
+    with pytest.raises(ValueError, match=r"is of another network: .*\(32, 64\) there, \(48, 64\) here"):
+        Trainer(replace(SMALL, hidden=(48, 32)), tmp_path, resume=True)
+
+
+def test_a_loss_that_is_not_finite_ends_training_with_an_explanation(tmp_path):
+    config = replace(SMALL, method="dense", optimizer="sgd", lr=1e30, schedule="constant")
+    with pytest.raises(FloatingPointError, match=r"training loss of epoch 1 is .*Lower --lr"):
+        Trainer(config, tmp_path).fit()
+
+
+def test_a_run_that_is_not_finished_cannot_be_evaluated(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        evaluate_run(tmp_path)
+    with pytest.raises(Crash):
+        Trainer(SMALL, tmp_path).fit(crash_at(30))
+    with pytest.raises(FileNotFoundError, match="the run is not finished"):
+        evaluate_run(tmp_path)
+
+
+def test_a_damaged_network_is_refused(tmp_path):
+    Trainer(replace(SMALL, epochs=1), tmp_path).fit()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged"):
+        evaluate_run(tmp_path)
+
+
+def test_images_need_no_flattening_and_tables_no_convolutions(tmp_path):
+    with pytest.raises(ValueError, match="wide_resnet needs images; the rows of digits have shape"):
+        Trainer(replace(SMALL, model="wide_resnet"), tmp_path)
+
+
+def test_a_batch_larger_than_the_data_is_the_whole_data(tmp_path):
+    result = Trainer(replace(SMALL, data="wine", batch_size=10_000, epochs=3), tmp_path).fit()
+    assert result["steps"] == 3
