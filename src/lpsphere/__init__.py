@@ -4,15 +4,23 @@ from lpsphere import geometry, theory
 from lpsphere.metrics import stationarity, summary
 from lpsphere.neurons import LpSphereWarning, NeuronLayout, Rule, param_groups
 from lpsphere.optim import LpSGD
-from lpsphere.topology import SemiPruning
+from lpsphere.topology import GMP, SET, SNIP, RigL, SemiPruning, Static, Topology, apply_masks, masked_average
 
 __all__ = [
+    "GMP",
+    "SET",
+    "SNIP",
     "LpSGD",
     "LpSphereWarning",
     "NeuronLayout",
+    "RigL",
     "Rule",
     "SemiPruning",
+    "Static",
+    "Topology",
+    "apply_masks",
     "geometry",
+    "masked_average",
     "param_groups",
     "stationarity",
     "summary",

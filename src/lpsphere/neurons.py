@@ -78,6 +78,8 @@ class Rule:
         p: Exponent of the sphere; None leaves the weights to plain SGD; "default": as given to `param_groups`.
         sparse: Whether topology methods may take connections away.
         radius: Radius of the spheres; None: as given to `param_groups`.
+        sparsity: Sparsity of each of these layers, in [0, 1), whatever the network's; None: what the method's
+            distribution gives them. For methods that rank connections within layers.
     """
 
     pattern: str | None = None
@@ -85,6 +87,7 @@ class Rule:
     p: float | Literal["default"] | None = "default"
     sparse: bool = True
     radius: Radius | None = None
+    sparsity: float | None = None
 
     def __post_init__(self) -> None:
         if self.pattern is None and not self.types:
@@ -97,6 +100,8 @@ class Rule:
             check_exponent(self.p, name="p of the rule")
         if self.radius is not None:
             check_radius(self.radius)
+        if self.sparsity is not None and not (self.sparse and 0 <= self.sparsity < 1):
+            raise ValueError(f"sparsity of the rule must be in [0, 1), and sparse not False; got {self.sparsity}")
 
     def matches(self, layer: str, parameter: str, module: nn.Module) -> bool:
         """Whether the rule speaks of this parameter (its full name) of this layer."""
@@ -254,6 +259,7 @@ def select(model: nn.Module, rules: Sequence[Rule] | None = None, include_last: 
         TypeError: If a rule asks for a Bilinear layer.
     """
     rules = list(rules or ())
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper would change every name
     satisfied = _refuse_bilinear(model, rules)
     barred: dict[int, str] = {}
     embeddings = {id(m._parameters.get("weight")) for m in model.modules() if isinstance(m, _EMBEDDINGS)}

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lpsphere.neurons import select
-from lpsphere.topology.masks import buffer_name, existing_masks, get_mask, lowest, protected, random_mask, set_mask
+from lpsphere.topology.granularity import Granularity
+from lpsphere.topology.masks import (
+    buffer_name,
+    existing_masks,
+    get_mask,
+    lowest,
+    random_units,
+    set_mask,
+    top_of_group,
+)
 
 
 def chosen(scores, count):
@@ -55,7 +64,7 @@ def test_exactly_as_a_stable_sort_would_choose(drawn):
 def test_a_random_mask_has_exactly_its_connections_and_min_fan_in_of_each_neuron(neurons, fan_in, min_fan_in, data):
     count = data.draw(st.integers(neurons * min(min_fan_in, fan_in), neurons * fan_in))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 9)))
-    mask = random_mask(neurons, fan_in, count, min_fan_in, generator)
+    mask = random_units((neurons, fan_in), count, min(min_fan_in, fan_in), generator)
     assert mask.dtype == torch.bool
     assert mask.shape == (neurons, fan_in)
     assert int(mask.sum()) == count
@@ -64,29 +73,31 @@ def test_a_random_mask_has_exactly_its_connections_and_min_fan_in_of_each_neuron
 
 def test_a_random_mask_is_uniform_over_the_entries():
     generator = torch.Generator().manual_seed(0)
-    frequency = sum(random_mask(3, 5, 6, 1, generator).double() for _ in range(4000)) / 4000
+    frequency = sum(random_units((3, 5), 6, 1, generator).double() for _ in range(4000)) / 4000
     assert (frequency - 6 / 15).abs().max() < 5 * math.sqrt(0.4 * 0.6 / 4000)
 
 
 def test_a_random_mask_depends_on_the_generator_alone():
-    first = random_mask(8, 8, 20, 1, torch.Generator().manual_seed(3))
-    assert torch.equal(first, random_mask(8, 8, 20, 1, torch.Generator().manual_seed(3)))
-    assert not torch.equal(first, random_mask(8, 8, 20, 1, torch.Generator().manual_seed(4)))
+    first = random_units((8, 8), 20, 1, torch.Generator().manual_seed(3))
+    assert torch.equal(first, random_units((8, 8), 20, 1, torch.Generator().manual_seed(3)))
+    assert not torch.equal(first, random_units((8, 8), 20, 1, torch.Generator().manual_seed(4)))
 
 
-def test_the_largest_scores_of_each_neuron_are_protected():
-    neuron = select(nn.Linear(4, 3))[0]
-    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 1], [0, 1, 0, 0]], dtype=torch.bool)
+def test_the_largest_scores_of_each_group_are_at_the_top_ties_by_index():
+    among = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 1], [0, 1, 0, 0]], dtype=torch.bool)
     scores = torch.tensor([[0.1, 2.0, 2.0, 3.0], [0.0, 9.0, 9.0, 0.0], [9.0, 0.0, 9.0, 9.0]])
     expected = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 1], [0, 1, 0, 0]], dtype=torch.bool)
-    assert torch.equal(protected(neuron, mask, scores, 2) & mask, expected)
-    assert not protected(neuron, mask, scores, 0).any()
+    assert torch.equal(top_of_group(scores, among, 2), expected)
+    assert not top_of_group(scores, among, 0).any()
+    counts = torch.tensor([1, 0, 3])
+    assert top_of_group(scores, among, counts).int().tolist() == [[0, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]]
 
 
 def test_the_neurons_of_a_grouped_transposed_convolution_are_its_output_channels():
     neuron = select(nn.ConvTranspose2d(4, 6, 2, groups=2, bias=False))[0]
     scores = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)).abs()
-    kept = protected(neuron, torch.ones(4, 3, 2, 2, dtype=torch.bool), scores, 1)
+    grid = Granularity().grid(neuron, scores)
+    kept = Granularity().spread(neuron, top_of_group(grid, torch.ones_like(grid, dtype=torch.bool), 1))
     assert int(kept.sum()) == 6
     for group in range(2):
         for channel in range(3):

@@ -9,6 +9,7 @@ from small_networks import Rows, copies, still
 
 import lpsphere as lp
 from lpsphere.geometry import dual
+from lpsphere.topology import Pool
 
 # Relative magnitudes of the connections (weight over the mean of the neuron's connections):
 #   a  1.5  .375  -    1.125        b  1
@@ -149,7 +150,8 @@ def test_the_counts_are_those_of_the_method_and_feasible_in_every_state(data):
     progress = data.draw(st.floats(0, 1))
     candidates = int((mask.view(neurons, fan_in).sum(1) - min(min_fan_in, fan_in)).clamp(min=0).sum())
 
-    dropped, grown = topology.budget(progress, torch.ones(candidates))
+    pool = Pool(weights, active, fewest, start=active, goal=round(weights * (1 - sparsity)))
+    dropped, grown = topology.budget(progress, pool, torch.ones(candidates))
 
     scheduled = sparsity + (topology.initial_sparsity - sparsity) * (1 - progress) ** 3
     left = max(round(weights * (1 - scheduled)), fewest)

@@ -129,9 +129,27 @@ def test_a_closure_or_masking_before_clipping_changes_no_decision(style, optimiz
     assert_same(trained(style, optimizer_name), trained("plain", optimizer_name))
 
 
+class Twice(torch.optim.SGD):
+    """Sharpness-aware in kind: it evaluates the closure, moves uphill, evaluates again there and steps from below."""
+
+    def step(self, closure):
+        with torch.enable_grad():
+            closure()
+        params = [param for group in self.param_groups for param in group["params"] if param.grad is not None]
+        climbs = [0.05 * param.grad for param in params]
+        with torch.no_grad():
+            for param, climb in zip(params, climbs, strict=True):
+                param.add_(climb)
+            with torch.enable_grad():
+                loss = closure()
+            for param, climb in zip(params, climbs, strict=True):
+                param.sub_(climb).sub_(param.grad, alpha=0.05)
+        return loss
+
+
 def test_an_optimizer_that_calls_its_closure_several_times_has_every_gradient_masked():
     model = perceptron()
-    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3, history_size=2)
+    optimizer = Twice(model.parameters(), lr=0.05)
     topology = semi_pruning(model, optimizer)
     for step in range(STEPS):
 
@@ -145,6 +163,17 @@ def test_an_optimizer_that_calls_its_closure_several_times_has_every_gradient_ma
             assert (neuron.weight.grad[~topology.masks[neuron.name]] == 0).all() or step + 1 in (4, 7, 10, 13, 16)
     assert topology.connections == round(topology.weights * 0.3)
     assert len(topology.events) == 5
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "reason"),
+    [(torch.optim.LBFGS, "evaluates the model several times"), (torch.optim.SparseAdam, "sparse")],
+)
+def test_optimizers_that_cannot_train_masked_weights_are_refused(optimizer_class, reason):
+    model = perceptron()
+    with pytest.raises(TypeError, match=f"{optimizer_class.__name__} .*{reason}.*: use LpSGD, SGD, AdamW"):
+        semi_pruning(model, optimizer_class(model.parameters()))
+    assert not hasattr(model[0], "weight_mask")
 
 
 # Gradients.

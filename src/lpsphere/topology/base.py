@@ -1,9 +1,9 @@
 """The frame of every topology method: masks, the order of a step by the optimizer's hooks, counts, state.
 
-A method decides how many connections are dropped and grown, and by which scores; everything else is here. The
-order of a step: gradients complete -> scores taken at an update -> gradients masked -> optimizer step -> weights
-masked -> at an update: new masks, dropped weights and the optimizer state of dropped and grown entries zeroed,
-neurons back on their spheres -> event.
+A method decides by which scores connections are dropped and grown, and how many; everything else is here. The order
+of a step: gradients complete -> dense gradients kept at an update -> gradients masked -> optimizer step (none, where
+the update replaces it) -> weights masked -> at an update: new masks, dropped weights and the optimizer state of
+dropped and grown entries reset, neurons back on their spheres -> event.
 """
 
 from __future__ import annotations
@@ -12,28 +12,31 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from lpsphere.neurons import LpSphereWarning, NeuronWeight, Rule, select
-from lpsphere.topology.checks import check_feasible, check_min_fan_in, check_owned, check_sparsity, unwrap
-from lpsphere.topology.distributions import check_distribution
-from lpsphere.topology.masks import (
-    buffer_name,
-    existing_masks,
-    fewest_connections,
-    get_mask,
-    lowest,
-    protected,
-    random_masks,
-    set_mask,
+from lpsphere.topology.checks import (
+    check_choice,
+    check_feasible,
+    check_fraction,
+    check_min_fan_in,
+    check_owned,
+    check_rules,
+    check_saved,
+    check_sparsity,
+    unwrap,
 )
-from lpsphere.topology.schedules import UpdateSchedule
+from lpsphere.topology.distributions import check_distribution
+from lpsphere.topology.granularity import Granularity
+from lpsphere.topology.masks import buffer_name, get_mask, lowest, scatter, set_mask, top_of_group
+from lpsphere.topology.schedules import UpdateSchedule, half_cosine
+from lpsphere.topology.start import first_masks
 
-__all__ = ["Event", "Topology"]
+__all__ = ["Event", "Pool", "Topology"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class Event:
         step: Optimizer steps taken.
         sparsity: Sparsity after it, over the selected weights.
         threshold: The largest score that was dropped (relative magnitude for `SemiPruning`); 0 if none was.
-        dropped: Connections dropped in each layer.
-        regrown: Connections grown in each layer.
+        dropped: Connections of each layer that exist no more.
+        regrown: Connections of each layer that did not exist before.
     """
 
     step: int
@@ -55,31 +58,68 @@ class Event:
     regrown: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Pool:
+    """What is ranked together, one layer or the whole network, in units: connections, or blocks of them.
+
+    Attributes:
+        units: N, all of them.
+        active: A, those that exist.
+        fewest: F, those that must stay.
+        start: Those that existed when the method was attached.
+        goal: Those that exist at the target sparsity.
+    """
+
+    units: int
+    active: int
+    fewest: int
+    start: int
+    goal: int
+
+    def at(self, sparsity: float) -> int:
+        """T, the units at a sparsity."""
+        return max(round(self.units * (1 - sparsity)), self.fewest)
+
+
 class Topology(ABC):
     """Base of the topology methods; attaches to a model and any torch optimizer by the optimizer's step hooks.
 
-    A method implements `budget`, `drop_scores` and `grow_scores`.
+    A method is a subclass with `drop_scores` and `grow_scores`. As it stands, the base keeps the sparsity constant:
+    at an update each layer drops a fraction of its connections, which falls to 0 by a half cosine, and grows as many.
+    What was dropped may be grown back at once and then keeps its weight and its optimizer state.
 
     Args:
         model: The model; `lpsphere.neurons.select` decides which weights are masked.
-        optimizer: The optimizer that trains them.
+        optimizer: The optimizer that trains them; any of torch's but LBFGS and SparseAdam.
         sparsity: Target sparsity over the selected weights, in [0, 1).
         total_steps: Optimizer steps of the whole training.
-        initial_sparsity: Sparsity of the random mask at the start, capped at the target; "keep": the connections
-            whose weights are not zero, or that existing masks allow.
+        initial_sparsity: Sparsity of the random mask at the start, capped at the target; None: the target; "keep":
+            the connections whose weights are not zero, or that existing masks allow.
         begin: Fraction of training at the first update.
         end: Fraction of training at the last update.
         every: Optimizer steps between updates; None: max(1, min(40, total_steps // 100)).
+        drop_fraction: Fraction of the connections dropped at the first update.
         min_fan_in: Connections every neuron keeps.
-        distribution: Densities of the layers in the initial mask, "uniform" or "erk".
+        distribution: Densities of the layers, "uniform" or "erk"; a rule with ``sparsity`` fixes a layer's.
+        granularity: What exists or not as one: "weight", N of every M consecutive weights of a neuron such as "2:4",
+            or blocks of neurons x inputs such as "4x1".
+        ranking: Whether connections compete within their "layer" or in the whole "network"; there every layer finds
+            its own density, and ``distribution`` shapes the first mask only.
         rules: As for `lpsphere.param_groups`; a rule with ``sparse=False`` leaves a layer dense.
         include_last: Mask the output layer too.
         seed: Seed of the random choices.
 
     Raises:
-        ValueError: If an argument is out of range, the target leaves fewer than ``min_fan_in`` connections per
-            neuron, the model has masks already, or the optimizer lacks a selected weight.
+        TypeError, ValueError: If an argument is out of range, the target leaves fewer than ``min_fan_in`` connections
+            per neuron, the model has masks already, or the optimizer lacks a selected weight or is not supported.
     """
+
+    replaces_step: ClassVar[bool] = False
+    """Whether an update takes the place of the gradient step: then no parameter moves, and it counts as a step."""
+    regrows_dropped: ClassVar[bool] = True
+    """Whether what an update drops may be grown back by it; the sparsity of such a method is constant."""
+    uses_gradient: ClassVar[bool] = True
+    """Whether `grow_scores` looks at the dense gradient, which is then kept over the step of an update."""
 
     def __init__(
         self,
@@ -88,19 +128,25 @@ class Topology(ABC):
         *,
         sparsity: float,
         total_steps: int,
-        initial_sparsity: float | Literal["keep"],
-        begin: float,
-        end: float,
-        every: int | None,
-        min_fan_in: int,
-        distribution: str,
-        rules: Sequence[Rule] | None,
-        include_last: bool,
-        seed: int,
+        initial_sparsity: float | Literal["keep"] | None = None,
+        begin: float = 0.0,
+        end: float = 0.75,
+        every: int | None = None,
+        drop_fraction: float = 0.3,
+        min_fan_in: int = 0,
+        distribution: str = "uniform",
+        granularity: str = "weight",
+        ranking: str = "layer",
+        rules: Sequence[Rule] | None = None,
+        include_last: bool = False,
+        seed: int = 0,
     ) -> None:
         self.target = check_sparsity("sparsity", sparsity)
         self.schedule = UpdateSchedule.of_training(total_steps, begin, end, every)
+        self.drop_fraction = check_fraction("drop_fraction", drop_fraction)
         self.min_fan_in = check_min_fan_in(min_fan_in)
+        self.granularity = Granularity.parse(granularity)
+        self.ranking = check_choice("ranking", ranking, ("layer", "network"))
         self.model = model
         self.optimizer: Optimizer = unwrap(optimizer)
         self.layers = [neuron for neuron in select(model, rules, include_last) if neuron.sparse]
@@ -108,15 +154,27 @@ class Topology(ABC):
         self._step = 0
         self._generator = torch.Generator().manual_seed(seed)
         self._callbacks: list[Callable[[Event], None]] = []
-        self._grow_scores: list[Tensor] | None = None
+        self._gradients: list[Tensor | None] | None = None  # kept for the update that follows this step
+        self._withheld: list[tuple[Tensor, Tensor]] = []  # gradients that this step must not follow
         self._ready = False
         self._overdue = False
         self._stale = False
-        self._owned: dict[str, Tensor] = {}
-        check_feasible(self.layers, self.target, self.min_fan_in)
+        self._owned: dict[str, Tensor] = {}  # masks that the optimizer keeps to by itself
+        check_feasible(self.layers, self.granularity, self.target, self.min_fan_in)
+        check_rules(self.layers, self.ranking, type(self).__name__)
         check_owned(self.layers, self.optimizer)
         self._check_alone()
-        masks = self._initial_masks(initial_sparsity, check_distribution(distribution))
+        masks, self._starts, self._goals = first_masks(
+            self.layers,
+            self.granularity,
+            initial_sparsity,
+            self.target,
+            min_fan_in=self.min_fan_in,
+            distribution=check_distribution(distribution),
+            constant=self.regrows_dropped,
+            generator=self._generator,
+        )
+        self.check_start(1 - sum(self._starts) / sum(map(self.granularity.units, self.layers)))
         for neuron, mask in zip(self.layers, masks, strict=True):
             set_mask(neuron, mask.to(neuron.weight.device))
         self.initial_sparsity = self.sparsity
@@ -130,27 +188,38 @@ class Topology(ABC):
     # What a method decides.
 
     @abstractmethod
-    def budget(self, progress: float, drop_scores: Tensor) -> tuple[int, int]:
-        """How many connections to drop and to grow at an update.
-
-        Args:
-            progress: The fraction of the evolution that is done, in [0, 1].
-            drop_scores: Scores of the connections that may be dropped, shape (candidates,).
-
-        Returns:
-            (dropped, grown).
-        """
-
-    @abstractmethod
     def drop_scores(self, neuron: NeuronWeight, mask: Tensor) -> Tensor:
         """A score of at least 0 for each connection, in the shape of the weight; the smallest are dropped."""
 
     @abstractmethod
     def grow_scores(self, neuron: NeuronWeight, gradient: Tensor) -> Tensor:
-        """A score for each weight, in its shape, from the dense gradient; the largest inactive ones are grown.
+        """A score for each weight, in its shape; the connections of largest magnitude are grown.
+
+        Args:
+            neuron: The layer.
+            gradient: The dense gradient of this step, without a loss scale.
 
         Ranked by magnitude: a sign may tell `new_weights` where to start.
         """
+
+    def check_start(self, sparsity: float) -> None:  # noqa: B027 - most methods can start anywhere
+        """Refuse a sparsity to start from; nothing has been changed yet."""
+
+    def budget(self, progress: float, pool: Pool, drop_scores: Tensor) -> tuple[int, int]:
+        """How many units to drop and to grow at an update: here, a fraction of them and as many.
+
+        Args:
+            progress: The fraction of the evolution that is done, in [0, 1].
+            pool: The counts.
+            drop_scores: Scores of the units that may be dropped, shape (candidates,).
+
+        Returns:
+            (dropped, grown).
+        """
+        stay = min(pool.active, pool.goal)
+        dropped = pool.active - stay + int(half_cosine(self.drop_fraction, progress) * stay)
+        dropped = min(dropped, len(drop_scores))
+        return dropped, max(0, pool.goal - (pool.active - dropped))
 
     def new_weights(self, grow_scores: Tensor, grown: Tensor) -> Tensor | None:
         """Where new connections start, in units of their neuron's mean |v|, in the shape of the weight; None: at 0."""
@@ -192,8 +261,13 @@ class Topology(ABC):
         return {
             "method": type(self).__name__,
             "target": self.target,
+            "drop_fraction": self.drop_fraction,
             "min_fan_in": self.min_fan_in,
+            "granularity": str(self.granularity),
+            "ranking": self.ranking,
             "initial_sparsity": self.initial_sparsity,
+            "starts": list(self._starts),
+            "goals": list(self._goals),
             "step": self._step,
             "overdue": self._overdue,
             "schedule": asdict(self.schedule),
@@ -214,24 +288,18 @@ class Topology(ABC):
         Raises:
             ValueError: If it is another method's, or another network's.
         """
-        if state.get("method") != type(self).__name__:
-            raise ValueError(
-                f"the saved topology is {state.get('method')}'s, this is {type(self).__name__}: build the same, and "
-                "give it what its own state_dict() returned"
-            )
-        saved = {name: tuple(mask.shape) for name, mask in state["masks"].items()}
-        ours = {name: tuple(mask.shape) for name, mask in self.masks.items()}
-        if saved != ours:
-            differing = sorted(set(saved.items()) ^ set(ours.items()))[:4]
-            raise ValueError(f"the saved masks are those of another network or selection; they differ in {differing}")
+        check_saved(state, type(self).__name__, self.masks)
         self.target, self.initial_sparsity = state["target"], state["initial_sparsity"]
-        self.min_fan_in, self.schedule = state["min_fan_in"], UpdateSchedule(**state["schedule"])
+        self.drop_fraction, self.min_fan_in = state["drop_fraction"], state["min_fan_in"]
+        self.granularity, self.ranking = Granularity.parse(state["granularity"]), state["ranking"]
+        self._starts, self._goals = list(state["starts"]), list(state["goals"])
+        self.schedule = UpdateSchedule(**state["schedule"])
         self._step, self._overdue = state["step"], state["overdue"]
         self._generator.set_state(state["generator"].cpu())
         self.events = [Event(**event) for event in state["events"]]
         for neuron in self.layers:
             set_mask(neuron, state["masks"][neuron.name])
-        self._ready, self._grow_scores = False, None
+        self._ready, self._gradients = False, None
         self._mark_stale()
 
     def detach(self) -> None:
@@ -255,8 +323,7 @@ class Topology(ABC):
         """
         if any(get_mask(neuron) is None for neuron in self.layers):
             return self.model
-        goal = self._connections_at(self.target)
-        if self.connections != goal:
+        if self.connections != sum(self._goals) * self.granularity.unit:
             due = "is due" if self._step < self.schedule.last else "was"
             warnings.warn(
                 f"finalized after {self._step} steps at sparsity {self.sparsity:.4f}, not at the target "
@@ -280,6 +347,7 @@ class Topology(ABC):
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._take_gradients()
+            self._withhold_gradients()
             return None
 
         def masked_closure() -> Any:
@@ -287,6 +355,7 @@ class Topology(ABC):
             loss = closure()
             with torch.no_grad():
                 self._take_gradients()
+                self._withhold_gradients()
             return loss
 
         if len(args) > 1:
@@ -294,32 +363,43 @@ class Topology(ABC):
         return args, {**kwargs, "closure": masked_closure}
 
     def _take_gradients(self) -> None:
-        """Scores at an update, then masked gradients; gradients that `mask_grads` has masked keep their scores."""
+        """Keep dense gradients at an update, then mask; gradients that `mask_grads` has masked are kept already."""
         gradients = [(neuron, self._mask(neuron), neuron.weight.grad) for neuron in self.layers]
         if self._ready and not any(g is not None and (g.masked_fill(mask, 0) != 0).any() for _, mask, g in gradients):
             return
         self._ready = True
+        self._gradients = None
         if self._overdue or self.schedule.is_update(self._step + 1):
-            self._grow_scores = [
-                torch.zeros_like(neuron.weight) if gradient is None else self.grow_scores(neuron, gradient)
-                for neuron, _, gradient in gradients
-            ]
+            self._gradients = [g.clone() if g is not None and self.uses_gradient else g for _, _, g in gradients]
         for _, mask, gradient in gradients:
             if gradient is not None:
                 gradient.masked_fill_(~mask, 0)
 
+    def _withhold_gradients(self) -> None:
+        """Where the update replaces the gradient step: without gradients an optimizer moves nothing."""
+        if self._gradients is None or not self.replaces_step:
+            return
+        self._withheld = []
+        for group in self.optimizer.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._withheld.append((param, param.grad))
+                    param.grad = None
+
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        scores, self._grow_scores, self._ready = self._grow_scores, None, False
+        for param, gradient in self._withheld:
+            param.grad = gradient
+        gradients, self._gradients, self._withheld, self._ready = self._gradients, None, [], False
         if bool(getattr(optimizer, "found_inf", False)):
             return  # GradScaler makes a fused optimizer skip the step, but not its hooks
         self._step += 1
         for neuron in self.layers:
             if neuron.name not in self._owned:
                 neuron.weight.masked_fill_(~self._mask(neuron), 0)
-        if scores is None:
+        if gradients is None:
             return
-        self._overdue = not all(bool(score.isfinite().all()) for score in scores)
+        self._overdue = not all(gradient is None or bool(gradient.isfinite().all()) for gradient in gradients)
         if self._overdue:
             warnings.warn(
                 f"the gradients of step {self._step} are not finite: the topology stays as it was and is updated after "
@@ -328,45 +408,89 @@ class Topology(ABC):
                 stacklevel=3,
             )
             return
-        self._update(scores)
+        scale = getattr(optimizer, "grad_scale", None)  # GradScaler leaves the unscaling to a fused optimizer
+        self._update([g if g is None or scale is None else g / scale.to(g.device) for g in gradients])
 
-    def _update(self, grow_scores: list[Tensor]) -> None:
-        masks = [self._mask(neuron) for neuron in self.layers]
-        drop_scores = [self.drop_scores(neuron, mask).float() for neuron, mask in zip(self.layers, masks, strict=True)]
-        drops, grows, threshold = self._choose(masks, drop_scores, grow_scores)
-        for neuron, mask, drop, grow, score in zip(self.layers, masks, drops, grows, grow_scores, strict=True):
-            new_mask = (mask & ~drop) | grow
+    def _update(self, gradients: list[Tensor | None]) -> None:
+        new_masks, starts, threshold = self._exchange(gradients)
+        dropped, regrown = {}, {}
+        for neuron, new_mask, start in zip(self.layers, new_masks, starts, strict=True):
+            mask = self._mask(neuron)
             changed = new_mask ^ mask
+            dropped[neuron.name] = int((changed & mask).sum())
+            regrown[neuron.name] = int((changed & new_mask).sum())
             set_mask(neuron, new_mask)
-            self._apply_mask(neuron, changed, self.new_weights(score, grow))
-        names = [neuron.name for neuron in self.layers]
-        event = Event(
-            self._step,
-            self.sparsity,
-            threshold,
-            {name: int(drop.sum()) for name, drop in zip(names, drops, strict=True)},
-            {name: int(grow.sum()) for name, grow in zip(names, grows, strict=True)},
-        )
+            self._apply_mask(neuron, changed, start)
+        event = Event(self._step, self.sparsity, threshold, dropped, regrown)
         self.events.append(event)
         for function in self._callbacks:
             function(event)
 
-    def _choose(
-        self, masks: list[Tensor], drop_scores: list[Tensor], grow_scores: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor], float]:
-        """What to drop and to grow in each layer, ranked over all of them, and the largest score dropped."""
-        device = masks[0].device
+    def _exchange(self, gradients: list[Tensor | None]) -> tuple[list[Tensor], list[Tensor | None], float]:
+        """The new masks, where new connections start, and the largest score dropped."""
+        masks, largest = [self._mask(neuron) for neuron in self.layers], 0.0
+        starts: list[Tensor | None] = []
+        for pool in self._pools():
+            counts = self._count(pool)
+            if self.regrows_dropped and counts.active == counts.goal and all(gradients[i] is None for i in pool):
+                starts += [None for _ in pool]  # a layer without a gradient, such as a frozen one, is left alone
+                continue
+            kept, threshold, grow, scores = self._drop_then_grow(pool, counts, gradients)
+            for i, keep, new, score in zip(pool, kept, grow, scores, strict=True):
+                masks[i] = self.granularity.spread(self.layers[i], keep | new)
+                starts.append(self.new_weights(score, masks[i] & ~self._mask(self.layers[i])))
+            largest = max(largest, threshold)
+        return masks, starts, largest
+
+    def _drop_then_grow(
+        self, pool: Sequence[int], counts: Pool, gradients: list[Tensor | None]
+    ) -> tuple[list[Tensor], float, list[Tensor], list[Tensor]]:
+        """Of layers that are ranked together: units kept, the largest score dropped, units grown, scores of weights."""
+        layers, grid = [self.layers[i] for i in pool], self.granularity.grid
+        device = layers[0].weight.device
+        active = [grid(neuron, self._mask(neuron)) for neuron in layers]
+        size = [grid(n, self.drop_scores(n, self._mask(n)).float()) for n in layers]
         free = [
-            mask & ~protected(neuron, mask, score, self.min_fan_in)
-            for neuron, mask, score in zip(self.layers, masks, drop_scores, strict=True)
+            units & ~top_of_group(score, units, self._fewest_in_group(neuron))
+            for neuron, units, score in zip(layers, active, size, strict=True)
         ]
-        closed = [~mask for mask in masks]
-        candidates = torch.cat([score[f].to(device) for score, f in zip(drop_scores, free, strict=True)])
-        openings = torch.cat([score[c].float().to(device) for score, c in zip(grow_scores, closed, strict=True)])
-        drops, grows = self.budget(self.schedule.progress(self._step), candidates)
-        dropped, grown = lowest(candidates, drops), lowest(-openings.abs(), grows)
-        threshold = float(candidates[dropped].max()) if drops else 0.0
-        return _scatter(dropped, free), _scatter(grown, closed), threshold
+        candidates = torch.cat([score[f].to(device) for score, f in zip(size, free, strict=True)])
+        drops, grows = self.budget(self.schedule.progress(self._step), counts, candidates)
+        dropped = lowest(candidates, drops)
+        kept = [units & ~drop for units, drop in zip(active, scatter(dropped, free), strict=True)]
+        scores = [
+            torch.zeros_like(neuron.weight) if gradient is None else self.grow_scores(neuron, gradient)
+            for neuron, gradient in zip(layers, [gradients[i] for i in pool], strict=True)
+        ]
+        appeal = [grid(neuron, score.float().abs()) for neuron, score in zip(layers, scores, strict=True)]
+        open_ = [~units for units in (kept if self.regrows_dropped else active)]
+        if self.regrows_dropped and self.granularity.pattern is not None:
+            room = [self.granularity.pattern[0] - units.sum(1) for units in kept]
+            open_ = [top_of_group(a, o, r) for a, o, r in zip(appeal, open_, room, strict=True)]
+        openings = torch.cat([a[o].to(device) for a, o in zip(appeal, open_, strict=True)])
+        grown = scatter(lowest(-openings, grows), open_)
+        return kept, float(candidates[dropped].max()) if drops else 0.0, grown, scores
+
+    def _pools(self) -> list[list[int]]:
+        """The layers, by index, that are ranked together."""
+        indices = list(range(len(self.layers)))
+        return [indices] if self.ranking == "network" else [[i] for i in indices]
+
+    def _count(self, pool: Sequence[int]) -> Pool:
+        layers = [self.layers[i] for i in pool]
+        return Pool(
+            units=sum(self.granularity.units(neuron) for neuron in layers),
+            active=sum(int(self._mask(neuron).sum()) for neuron in layers) // self.granularity.unit,
+            fewest=sum(self.granularity.fewest(neuron, self.min_fan_in) for neuron in layers),
+            start=sum(self._starts[i] for i in pool),
+            goal=sum(self._goals[i] for i in pool),
+        )
+
+    def _fewest_in_group(self, neuron: NeuronWeight) -> int:
+        """Units of a group that are never dropped; where a pattern is full at all times, growing restores it."""
+        if self.regrows_dropped and self.granularity.pattern is not None:
+            return 0
+        return self.granularity.fewest_in_group(neuron, self.min_fan_in)
 
     # Masks and what hangs on them.
 
@@ -383,28 +507,35 @@ class Topology(ABC):
     @torch.no_grad()
     def _apply_masks(self) -> None:
         self._stale = False
-        self._owned = {}  # masks that the optimizer keeps to by itself
+        self._owned = {}
         for neuron in self.layers:
             self._apply_mask(neuron)
 
     def _apply_mask(
         self, neuron: NeuronWeight, changed: Tensor | None = None, new_weights: Tensor | None = None
     ) -> None:
-        """Zero what is inactive and the state of what changed; an optimizer that knows masks is asked first."""
+        """Zero what is inactive and reset the state of what changed; an optimizer that knows masks is asked first."""
         weight, mask = neuron.weight, self._mask(neuron)
         on_topology = getattr(self.optimizer, "on_topology", None)
         if on_topology is not None and on_topology(weight, mask, new_weights):
             self._owned[neuron.name] = mask
             return
         cleared = ~mask if changed is None else ~mask | changed
-        for value in self.optimizer.state.get(weight, {}).values():
+        for key, value in self.optimizer.state.get(weight, {}).items():
             if isinstance(value, Tensor) and value.shape == weight.shape:
-                value.masked_fill_(cleared, 0)
+                value.masked_fill_(cleared, self._fresh_state(key, weight))
         weight.masked_fill_(~mask, 0)
         if new_weights is not None:
             split, dims = neuron.layout.split(weight), neuron.layout.fan_in_dims(weight)
             mean = split.abs().sum(dims, keepdim=True) / (split != 0).sum(dims, keepdim=True).clamp(min=1)
             split.add_(neuron.layout.split(new_weights) * mean)
+
+    def _fresh_state(self, key: str, weight: Tensor) -> float:
+        """What an optimizer's state begins with: 0, but for the step sizes of Rprop and the sums of Adagrad."""
+        group = next(g for g in self.optimizer.param_groups if any(weight is param for param in g["params"]))
+        if key == "step_size":
+            return float(group["lr"])
+        return float(group.get("initial_accumulator_value", 0)) if key == "sum" else 0.0
 
     def _mark_stale(self, *_: Any) -> None:
         """State was loaded: weights, masks and optimizer state may disagree until the next step begins."""
@@ -419,40 +550,3 @@ class Topology(ABC):
                     f"a {type(other).__name__} is attached to this model and optimizer already: finalize() it, or "
                     'detach() it and continue from its masks with initial_sparsity="keep"'
                 )
-
-    def _initial_masks(self, initial: float | Literal["keep"], distribution: str) -> list[Tensor]:
-        if initial == "keep":
-            kept = existing_masks(self.layers)
-            connections = sum(int(mask.sum()) for mask in kept)
-            if connections < self._connections_at(self.target):
-                raise ValueError(
-                    f'initial_sparsity="keep" starts at {1 - connections / self.weights:.4f}, above the target '
-                    f"{self.target:g}: raise sparsity, or give initial_sparsity a number"
-                )
-            return kept
-        if any(get_mask(neuron) is not None for neuron in self.layers):
-            raise ValueError(
-                "the model has masks already: finalize() the method that made them, or detach() it and continue from "
-                'them with initial_sparsity="keep"'
-            )
-        start = min(check_sparsity("initial_sparsity", initial), self.target)
-        return random_masks(self.layers, self._connections_at(start), self.min_fan_in, distribution, self._generator)
-
-    @property
-    def _fewest(self) -> int:
-        """F, the connections that must stay."""
-        return sum(fewest_connections(neuron, self.min_fan_in) for neuron in self.layers)
-
-    def _connections_at(self, sparsity: float) -> int:
-        """T, the connections at a sparsity."""
-        return max(round(self.weights * (1 - sparsity)), self._fewest)
-
-
-def _scatter(chosen: Tensor, among: Sequence[Tensor]) -> list[Tensor]:
-    """A choice among the True entries of several masks, as masks."""
-    chosen_in = []
-    for mask, part in zip(among, torch.split(chosen, [int(mask.sum()) for mask in among]), strict=True):
-        entries = torch.zeros_like(mask)
-        entries[mask] = part.to(mask.device)
-        chosen_in.append(entries)
-    return chosen_in

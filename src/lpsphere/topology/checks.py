@@ -6,12 +6,29 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from lpsphere.neurons import NeuronWeight
-from lpsphere.topology.masks import fewest_connections
+from lpsphere.topology.granularity import Granularity
 
-__all__ = ["check_feasible", "check_min_fan_in", "check_owned", "check_sparsity", "unwrap"]
+__all__ = [
+    "check_choice",
+    "check_feasible",
+    "check_fraction",
+    "check_min_fan_in",
+    "check_owned",
+    "check_rules",
+    "check_saved",
+    "check_sparsity",
+    "unwrap",
+]
+
+_REFUSED: dict[type[Optimizer], str] = {
+    torch.optim.LBFGS: "evaluates the model several times a step and keeps a history that masks do not reach",
+    torch.optim.SparseAdam: "takes sparse gradients, but those of masked weights are dense",
+}
 
 
 def check_sparsity(name: str, value: object) -> float:
@@ -28,6 +45,29 @@ def check_sparsity(name: str, value: object) -> float:
     return float(value)
 
 
+def check_fraction(name: str, value: float) -> float:
+    """Return a fraction.
+
+    Raises:
+        ValueError: If it is not in [0, 1].
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}")
+    return value
+
+
+def check_choice(name: str, value: str, allowed: Sequence[str]) -> str:
+    """Return one of a few words.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if value not in allowed:
+        words = " or ".join(f'"{word}"' for word in allowed)
+        raise ValueError(f"{name} must be {words}, got {value!r}")
+    return value
+
+
 def check_min_fan_in(value: object) -> int:
     """Return the number of connections that every neuron keeps.
 
@@ -39,17 +79,18 @@ def check_min_fan_in(value: object) -> int:
     return value
 
 
-def check_feasible(layers: Sequence[NeuronWeight], sparsity: float, min_fan_in: int) -> None:
+def check_feasible(layers: list[NeuronWeight], granularity: Granularity, sparsity: float, min_fan_in: int) -> None:
     """Refuse a target that leaves fewer than ``min_fan_in`` connections per neuron.
 
     Raises:
-        ValueError: If it does, or if there are no layers.
+        ValueError: If it does, if there are no layers, or if the granularity does not fit.
     """
     if not layers:
         raise ValueError("no layer is left to make sparse: every selected weight has a rule with sparse=False")
+    granularity.check(layers, sparsity)
     weights = sum(neuron.weight.numel() for neuron in layers)
-    fewest = sum(fewest_connections(neuron, min_fan_in) for neuron in layers)
-    left = round(weights * (1 - sparsity))
+    fewest = sum(granularity.fewest(neuron, min_fan_in) for neuron in layers) * granularity.unit
+    left = round(weights / granularity.unit * (1 - sparsity)) * granularity.unit
     if left < fewest:
         largest = math.floor((1 - fewest / weights) * 1e4) / 1e4
         raise ValueError(
@@ -57,6 +98,38 @@ def check_feasible(layers: Sequence[NeuronWeight], sparsity: float, min_fan_in: 
             f"neuron keeps {min_fan_in}: the largest feasible sparsity is {largest:.4f}. Choose that or less, or "
             "min_fan_in=0"
         )
+
+
+def check_rules(layers: Sequence[NeuronWeight], ranking: str, method: str) -> None:
+    """Refuse rules that fix a layer's sparsity where layers compete with each other.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    fixed = [n.rule for n in layers if n.rule is not None and n.rule.sparsity is not None]
+    if fixed and ranking == "network":
+        raise ValueError(
+            f"{fixed[0]} fixes a sparsity, but {method} ranks the connections of the whole network, so that each layer "
+            'finds its own: leave sparsity out of the rule, or pass ranking="layer" where the method takes it'
+        )
+
+
+def check_saved(state: dict[str, Any], method: str, masks: dict[str, Tensor]) -> None:
+    """Refuse a saved state of another method or another network.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if state.get("method") != method:
+        raise ValueError(
+            f"the saved topology is {state.get('method')}'s, this is {method}: build the same, and give it what its "
+            "own state_dict() returned"
+        )
+    saved = {name: tuple(mask.shape) for name, mask in state["masks"].items()}
+    ours = {name: tuple(mask.shape) for name, mask in masks.items()}
+    if saved != ours:
+        differing = sorted(set(saved.items()) ^ set(ours.items()))[:4]
+        raise ValueError(f"the saved masks are those of another network or selection; they differ in {differing}")
 
 
 def check_owned(layers: Sequence[NeuronWeight], optimizer: Optimizer) -> None:
@@ -78,10 +151,15 @@ def unwrap(optimizer: Any) -> Optimizer:
     """The torch optimizer inside wrappers such as Accelerate's, which have no step hooks of their own.
 
     Raises:
-        TypeError: If there is none.
+        TypeError: If there is none, or one that cannot train masked weights.
     """
     while not hasattr(optimizer, "_optimizer_step_pre_hooks") and hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"expected a torch optimizer, got {type(optimizer).__name__}")
+    for refused, why in _REFUSED.items():
+        if isinstance(optimizer, refused):
+            raise TypeError(
+                f"{type(optimizer).__name__} {why}: use LpSGD, SGD, AdamW or another optimizer of torch.optim"
+            )
     return optimizer

@@ -1,13 +1,11 @@
-"""How many connections each layer gets, exact in total. Pure functions of shapes and counts."""
+"""How many units each layer gets, exact in total. Pure functions of shapes and counts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-import torch
-
-__all__ = ["check_distribution", "layer_connections"]
+__all__ = ["check_distribution", "layer_units"]
 
 
 def check_distribution(distribution: str) -> str:
@@ -21,35 +19,39 @@ def check_distribution(distribution: str) -> str:
     return distribution
 
 
-def layer_connections(
-    shapes: Sequence[torch.Size], total: int, minimum: Sequence[int], distribution: str = "uniform"
+def layer_units(
+    shapes: Sequence[Sequence[int]],
+    total: int,
+    fewest: Sequence[int],
+    most: Sequence[int],
+    distribution: str = "uniform",
 ) -> list[int]:
-    """Divide ``total`` connections over layers.
+    """Divide ``total`` connections (or blocks of one size) over layers.
 
     "uniform" gives every layer the same density. "erk" (Erdos-Renyi kernel; Evci et al., 2020) makes a layer's
     density proportional to the sum of its dimensions over their product, so that narrow layers stay denser. A layer
-    that reaches its size or its minimum stays there and the others share the rest.
+    that reaches its most or its fewest stays there and the others share the rest.
 
     Args:
         shapes: Shapes of the weight tensors.
-        total: Connections of all layers together.
-        minimum: The fewest connections each layer must keep.
+        total: Of all layers together.
+        fewest: The fewest of each layer.
+        most: The most of each layer.
         distribution: "uniform" or "erk".
 
     Returns:
-        Connections of each layer; their sum is ``total``.
+        Those of each layer; their sum is ``total``.
 
     Raises:
-        ValueError: If the distribution is unknown, or ``total`` is less than the minimum or more than the weights.
+        ValueError: If the distribution is unknown, or ``total`` is less than the fewest or more than the most.
     """
-    sizes = [math.prod(shape) for shape in shapes]
     if check_distribution(distribution) == "uniform":
-        shares = [float(size) for size in sizes]
+        shares = [float(math.prod(shape)) for shape in shapes]
     else:
         shares = [float(sum(shape)) for shape in shapes]
-    if not sum(minimum) <= total <= sum(sizes):
-        raise ValueError(f"cannot divide {total} connections over layers that take {sum(minimum)} to {sum(sizes)}")
-    exact = _fill(shares, float(total), list(minimum), sizes)
+    if not sum(fewest) <= total <= sum(most):
+        raise ValueError(f"cannot divide {total:,} over layers that take {sum(fewest):,} to {sum(most):,}")
+    exact = _fill(shares, float(total), list(fewest), list(most))
     counts = [math.floor(x) for x in exact]
     by_remainder = sorted(range(len(counts)), key=lambda i: (counts[i] - exact[i], i))
     for i in by_remainder[: total - sum(counts)]:

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lpsphere.neurons import NeuronWeight
-from lpsphere.topology.distributions import layer_connections
+from lpsphere.neurons import NeuronWeight, select
 
 __all__ = [
+    "apply_masks",
     "buffer_name",
     "existing_masks",
-    "fewest_connections",
     "get_mask",
     "lowest",
-    "protected",
-    "random_mask",
-    "random_masks",
+    "random_units",
+    "scatter",
     "set_mask",
+    "top_of_group",
 ]
 
 
@@ -42,6 +41,23 @@ def set_mask(neuron: NeuronWeight, mask: Tensor) -> None:
         buffer.copy_(mask)
 
 
+@torch.no_grad()
+def apply_masks(model: nn.Module) -> nn.Module:
+    """Set every weight whose mask says that it does not exist to 0, such as those of an averaged model.
+
+    Args:
+        model: A model with masks; one without is left as it is.
+
+    Returns:
+        The model.
+    """
+    for neuron in select(model, include_last=True):
+        mask = get_mask(neuron)
+        if mask is not None:
+            neuron.weight.masked_fill_(~mask, 0)
+    return model
+
+
 def lowest(scores: Tensor, count: int) -> Tensor:
     """The ``count`` smallest of the scores, exactly; ties go to the lower index.
 
@@ -62,65 +78,55 @@ def lowest(scores: Tensor, count: int) -> Tensor:
     return chosen
 
 
-def random_mask(neurons: int, fan_in: int, count: int, min_fan_in: int, generator: torch.Generator) -> Tensor:
-    """A uniformly random mask of exactly ``count`` connections with at least ``min_fan_in`` for every neuron.
+def top_of_group(scores: Tensor, among: Tensor, count: int | Tensor) -> Tensor:
+    """The ``count`` largest scores of each group, ties to the lower index.
+
+    Args:
+        scores: Shape (groups, units).
+        among: bool, in the same shape: only these are chosen.
+        count: How many of each group, or shape (groups,); fewer where ``among`` has fewer.
 
     Returns:
-        bool, shape (neurons, fan_in), on the CPU.
+        bool, in the same shape.
     """
-    scores = torch.rand(neurons, fan_in, generator=generator)
-    if min_fan_in > 0:
-        first = scores.argsort(dim=1, stable=True)[:, :min_fan_in]
+    if isinstance(count, int) and count == 0:
+        return torch.zeros_like(among)
+    order = scores.masked_fill(~among, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    ranks = torch.arange(scores.shape[1], device=scores.device)
+    first = ranks < torch.as_tensor(count, device=scores.device).reshape(-1, 1)
+    return torch.zeros_like(among).scatter_(1, order, first.expand(order.shape)) & among
+
+
+def scatter(chosen: Tensor, among: Sequence[Tensor]) -> list[Tensor]:
+    """A choice among the True entries of several masks, laid end to end, as masks."""
+    chosen_in = []
+    for mask, part in zip(among, torch.split(chosen, [int(mask.sum()) for mask in among]), strict=True):
+        entries = torch.zeros_like(mask)
+        entries[mask] = part.to(mask.device)
+        chosen_in.append(entries)
+    return chosen_in
+
+
+def random_units(shape: tuple[int, int], count: int, fewest: int, generator: torch.Generator) -> Tensor:
+    """Uniformly random units: exactly ``count``, and at least ``fewest`` in every group.
+
+    Args:
+        shape: (groups, units of a group).
+        count: How many in all, at least groups times ``fewest``.
+        fewest: The fewest of a group.
+        generator: Where the randomness comes from.
+
+    Returns:
+        bool, in that shape, on the CPU.
+    """
+    scores = torch.rand(shape, generator=generator)
+    if fewest > 0:
+        first = scores.argsort(dim=1, stable=True)[:, :fewest]
         scores.scatter_(1, first, scores.gather(1, first) - 1)
-    return lowest(scores.flatten(), count).view(neurons, fan_in)
-
-
-def fewest_connections(neuron: NeuronWeight, min_fan_in: int) -> int:
-    """The connections of a layer when every neuron has ``min_fan_in``, or its whole fan-in where that is less."""
-    return neuron.neurons * min(min_fan_in, neuron.fan_in)
-
-
-def random_masks(
-    layers: Sequence[NeuronWeight], total: int, min_fan_in: int, distribution: str, generator: torch.Generator
-) -> list[Tensor]:
-    """Random masks of exactly ``total`` connections together, in the shapes of the weights, on the CPU.
-
-    Raises:
-        ValueError: As `layer_connections`.
-    """
-    counts = layer_connections(
-        [neuron.weight.shape for neuron in layers],
-        total,
-        [fewest_connections(neuron, min_fan_in) for neuron in layers],
-        distribution,
-    )
-    return [
-        neuron.layout.from_rows(random_mask(neuron.neurons, neuron.fan_in, count, min_fan_in, generator), neuron.weight)
-        for neuron, count in zip(layers, counts, strict=True)
-    ]
+    return lowest(scores.flatten(), count).view(shape)
 
 
 def existing_masks(layers: Sequence[NeuronWeight]) -> list[Tensor]:
     """The masks that the layers have; where there is none, the weights that are not zero."""
     masks = [(neuron, get_mask(neuron)) for neuron in layers]
     return [neuron.weight.detach() != 0 if mask is None else mask for neuron, mask in masks]
-
-
-def protected(neuron: NeuronWeight, mask: Tensor, scores: Tensor, min_fan_in: int) -> Tensor:
-    """The ``min_fan_in`` connections of each neuron with the largest scores, ties to the lower index.
-
-    Args:
-        neuron: The layer.
-        mask: Its mask.
-        scores: Scores of at least 0, in the shape of the weight.
-        min_fan_in: How many connections every neuron keeps.
-
-    Returns:
-        bool, in the shape of the weight; of a neuron with fewer connections also inactive entries are True.
-    """
-    if min_fan_in == 0:
-        return torch.zeros_like(mask)
-    rows = neuron.layout.to_rows(scores.masked_fill(~mask, -1))
-    largest = rows.sort(dim=1, descending=True, stable=True).indices[:, :min_fan_in]
-    kept = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, largest, True)
-    return neuron.layout.from_rows(kept, mask)

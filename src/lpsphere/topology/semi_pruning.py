@@ -12,14 +12,15 @@ from torch.optim.optimizer import Optimizer
 
 from lpsphere.geometry import lp_norm
 from lpsphere.neurons import NeuronWeight, Rule
-from lpsphere.topology.base import Topology
+from lpsphere.topology.base import Pool, Topology
+from lpsphere.topology.checks import check_choice, check_fraction
 from lpsphere.topology.schedules import cubic, half_cosine
 
 __all__ = ["SemiPruning"]
 
 _RHO = 0.95
 _DELTA = 0.1
-_SETTINGS = ("adaptation", "regrow", "grow_init", "drop_fraction")
+_SETTINGS = ("adaptation", "regrow", "grow_init")
 
 
 class SemiPruning(Topology):
@@ -46,6 +47,7 @@ class SemiPruning(Topology):
         grow_init: Dual weight at which new connections start, against the gradient, in units of their neuron's mean
             |v|.
         drop_fraction: First threshold on the relative magnitude; falls to 0 by a half cosine ("paper").
+        granularity: "weight", a pattern such as "2:4" or a block such as "4x1".
         rules: As for `lpsphere.param_groups`; a rule with ``sparse=False`` leaves a layer dense.
         include_last: Mask the output layer too.
         seed: Seed of the initial mask.
@@ -57,6 +59,8 @@ class SemiPruning(Topology):
     Source: arXiv:2103.16013 for the method and adaptation "paper"; adaptation "exact" is this project's (method,
     section 4).
     """
+
+    regrows_dropped = False
 
     def __init__(
         self,
@@ -75,19 +79,15 @@ class SemiPruning(Topology):
         distribution: str = "uniform",
         grow_init: float = 0.0,
         drop_fraction: float = 0.2,
+        granularity: str = "weight",
         rules: Sequence[Rule] | None = None,
         include_last: bool = False,
         seed: int = 0,
     ) -> None:
-        if adaptation not in ("exact", "paper"):
-            raise ValueError(f'adaptation must be "exact" or "paper", got {adaptation!r}')
-        for name, value in (("regrow", regrow), ("drop_fraction", drop_fraction)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {value}")
         if not 0 <= grow_init < math.inf:
             raise ValueError(f"grow_init must be at least 0 and finite, got {grow_init}")
-        self.regrow, self.adaptation = regrow, adaptation
-        self.grow_init, self.drop_fraction = grow_init, drop_fraction
+        self.regrow, self.grow_init = check_fraction("regrow", regrow), grow_init
+        self.adaptation = check_choice("adaptation", adaptation, ("exact", "paper"))
         self._rho = _RHO
         super().__init__(
             model,
@@ -98,28 +98,30 @@ class SemiPruning(Topology):
             begin=begin,
             end=end,
             every=every,
+            drop_fraction=drop_fraction,
             min_fan_in=min_fan_in,
             distribution=distribution,
+            granularity=granularity,
+            ranking="network",
             rules=rules,
             include_last=include_last,
             seed=seed,
         )
 
-    def budget(self, progress: float, drop_scores: Tensor) -> tuple[int, int]:
-        """Connections to drop and to grow: METHOD's counts, which are feasible in every state."""
+    def budget(self, progress: float, pool: Pool, drop_scores: Tensor) -> tuple[int, int]:
+        """What to drop and to grow: METHOD's counts, which are feasible in every state."""
         if self.adaptation == "paper":
-            return self._paper_budget(progress, drop_scores)
-        active, weights, fewest = self.connections, self.weights, self._fewest
-        target = self._connections_at(cubic(self.initial_sparsity, self.target, progress))
-        fraction = half_cosine(self.regrow, progress)
-        grown = max(0, target - active, min(round(fraction * active), weights - active, target - fewest))
-        return active + grown - target, grown
+            return self._paper_budget(progress, pool, drop_scores)
+        target = pool.at(cubic(self.initial_sparsity, self.target, progress))
+        allowed = round(half_cosine(self.regrow, progress) * pool.active)
+        grown = max(0, target - pool.active, min(allowed, pool.units - pool.active, target - pool.fewest))
+        return pool.active + grown - target, grown
 
-    def _paper_budget(self, progress: float, drop_scores: Tensor) -> tuple[int, int]:
+    def _paper_budget(self, progress: float, pool: Pool, drop_scores: Tensor) -> tuple[int, int]:
         threshold = half_cosine(self.drop_fraction, progress)
         dropped = int((drop_scores < threshold).sum())
-        grown = min(round(self._rho * dropped), self.weights - self.connections)
-        sparsity = 1 - (self.connections - dropped + grown) / self.weights
+        grown = min(round(self._rho * dropped), pool.units - pool.active)
+        sparsity = 1 - (pool.active - dropped + grown) / pool.units
         if self.target > 0:
             step = -_DELTA if sparsity < self.target * (1 - threshold / 2) else _DELTA
             self._rho = (1 + step) * sparsity / self.target

@@ -1,0 +1,137 @@
+"""What a method starts from: the units of each layer at a sparsity, and the first masks. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lpsphere.neurons import NeuronWeight
+from lpsphere.topology.checks import check_sparsity
+from lpsphere.topology.distributions import layer_units
+from lpsphere.topology.granularity import Granularity
+from lpsphere.topology.masks import existing_masks, get_mask, random_units
+
+__all__ = ["first_masks", "units_at"]
+
+
+def units_at(
+    layers: Sequence[NeuronWeight],
+    granularity: Granularity,
+    sparsity: float,
+    min_fan_in: int,
+    distribution: str,
+    most: Sequence[int] | None = None,
+) -> list[int]:
+    """The units of each layer at a sparsity of the network: those its rule asks for, the rest by the distribution.
+
+    Args:
+        layers: The layers.
+        granularity: What a unit is.
+        sparsity: Of all layers together, in [0, 1).
+        min_fan_in: Connections every neuron keeps.
+        distribution: "uniform" or "erk".
+        most: The most units of each layer; None: all of them.
+
+    Returns:
+        One number a layer; their sum is round(N (1 - sparsity)) of the N units, or the fewest feasible.
+
+    Raises:
+        ValueError: If what the rules ask for leaves too few or too many to the other layers.
+    """
+    sizes = [granularity.units(neuron) for neuron in layers]
+    fewest = [granularity.fewest(neuron, min_fan_in) for neuron in layers]
+    total = max(round(sum(sizes) * (1 - sparsity)), sum(fewest))
+    lower, upper = list(fewest), list(sizes if most is None else most)
+    lower = [min(low, up) for low, up in zip(lower, upper, strict=True)]
+    for i, neuron in enumerate(layers):
+        if neuron.rule is not None and neuron.rule.sparsity is not None:
+            wanted = round(sizes[i] * (1 - neuron.rule.sparsity))
+            lower[i] = upper[i] = min(max(wanted, lower[i]), upper[i])
+    if not sum(lower) <= total <= sum(upper):
+        raise ValueError(
+            f"the sparsities of the rules leave {sum(lower):,} to {sum(upper):,} of {sum(sizes):,} units, but sparsity "
+            f"{sparsity:g} of the network asks for {total:,}: pass one from {1 - sum(upper) / sum(sizes):.4f} to "
+            f"{1 - sum(lower) / sum(sizes):.4f}, or change the rules"
+        )
+    return layer_units([neuron.weight.shape for neuron in layers], total, lower, upper, distribution)
+
+
+def first_masks(
+    layers: Sequence[NeuronWeight],
+    granularity: Granularity,
+    initial: float | Literal["keep"] | None,
+    target: float,
+    *,
+    min_fan_in: int,
+    distribution: str,
+    constant: bool,
+    generator: torch.Generator,
+) -> tuple[list[Tensor], list[int], list[int]]:
+    """The masks a method starts from.
+
+    Args:
+        layers: The layers.
+        granularity: What a unit is.
+        initial: Sparsity of random masks, capped at the target; None: the target; "keep": continue from what exists.
+        target: Sparsity of the end.
+        min_fan_in: Connections every neuron keeps.
+        distribution: "uniform" or "erk".
+        constant: Whether the method keeps the number of connections, so that a pattern must hold from the start.
+        generator: Where the randomness comes from.
+
+    Returns:
+        Masks in the shapes of the weights, their units in each layer, and the units of each layer at the target.
+
+    Raises:
+        TypeError, ValueError: If ``initial`` is out of range, or what exists does not fit.
+    """
+    if initial == "keep":
+        masks = existing_masks(layers)
+        units = [granularity.grid(neuron, mask) for neuron, mask in zip(layers, masks, strict=True)]
+        _check_kept(layers, granularity, masks, constant)
+        starts = [int(grid.sum()) for grid in units]
+        every, fewest = sum(map(granularity.units, layers)), sum(granularity.fewest(n, min_fan_in) for n in layers)
+        if sum(starts) < max(round(every * (1 - target)), fewest):
+            raise ValueError(
+                f'initial_sparsity="keep" starts at {1 - sum(starts) / every:.4f}, above the target {target:g}: raise '
+                "sparsity, or give initial_sparsity a number"
+            )
+        return masks, starts, units_at(layers, granularity, target, min_fan_in, distribution, most=starts)
+    if any(get_mask(neuron) is not None for neuron in layers):
+        raise ValueError(
+            "the model has masks already: finalize() the method that made them, or detach() it and continue from them "
+            'with initial_sparsity="keep"'
+        )
+    start = target if initial is None else min(check_sparsity("initial_sparsity", initial), target)
+    if constant and granularity.pattern is not None and start != target:
+        raise ValueError(f"{granularity} holds from the start: leave initial_sparsity={initial!r} out")
+    starts = units_at(layers, granularity, start, min_fan_in, distribution)
+    masks = [
+        granularity.spread(
+            neuron,
+            random_units(granularity.shape(neuron), count, granularity.fewest_in_group(neuron, min_fan_in), generator),
+        )
+        for neuron, count in zip(layers, starts, strict=True)
+    ]
+    return masks, starts, units_at(layers, granularity, target, min_fan_in, distribution)
+
+
+def _check_kept(
+    layers: Sequence[NeuronWeight], granularity: Granularity, masks: Sequence[Tensor], constant: bool
+) -> None:
+    for neuron, mask in zip(layers, masks, strict=True):
+        units = granularity.grid(neuron, mask)
+        fits = torch.equal(granularity.spread(neuron, units), mask)
+        if granularity.pattern is not None:
+            counts = units.sum(1)
+            fits = bool(
+                (counts == granularity.pattern[0]).all() if constant else (counts >= granularity.pattern[0]).all()
+            )
+        if not fits:
+            raise ValueError(
+                f'the connections of {neuron.name} are not {granularity}: leave initial_sparsity="keep" out, or use '
+                "the granularity that made them"
+            )
