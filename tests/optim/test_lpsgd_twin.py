@@ -29,6 +29,10 @@ RUNS = [
     *[(torch.float64, True, *case) for case in SOME],
     *[(torch.float32, False, *case) for case in SOME],
 ]
+PRODUCT = [
+    (dtype, foreach, *case) for dtype in (torch.float64, torch.float32) for foreach in (False, True) for case in EVERY
+]
+REST = [pytest.param(*run, marks=pytest.mark.slow) for run in PRODUCT if run not in RUNS]
 
 
 def start(dtype, p, form, foreach, momentum):
@@ -97,7 +101,7 @@ def compare(optimizer, twins, p, form, tolerance):
             np.testing.assert_allclose(momentum, twin.m, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize(("dtype", "foreach", "p", "form", "momentum"), RUNS)
+@pytest.mark.parametrize(("dtype", "foreach", "p", "form", "momentum"), [*RUNS, *REST])
 def test_a_hundred_steps_are_those_of_the_twin(dtype, foreach, p, form, momentum):
     tolerance = 1e-10 if dtype == torch.float64 else 1e-5
     optimizer, twins = start(dtype, p, form, foreach, MOMENTA[momentum])
