@@ -9,7 +9,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
     {"geometry", "kernels", "theory"},
-    {"neurons", "metrics"},
+    {"neurons", "metrics", "flops"},
     {"optim", "topology"},
     {"sparse"},
     {"training"},

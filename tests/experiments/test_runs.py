@@ -2,23 +2,22 @@ import json
 
 import pytest
 
-from lpsphere.data import load
-from lpsphere.experiments.runs import Runs, mean_and_sd
-from lpsphere.experiments.sparsity import plot
+from lpsphere.experiments.plots import accuracy_against_sparsity
+from lpsphere.experiments.runs import Run, Runs, mean_and_sd
 from lpsphere.training import TrainConfig
 
 CONFIG = TrainConfig(data="wine", hidden=(16, 16), epochs=2, batch_size=32, device="cpu", threads=1)
 
 
 def test_an_interrupted_experiment_goes_on_where_it_stopped(tmp_path):
-    path, data, told = tmp_path / "results" / "x.json", load("wine"), []
+    path, told = tmp_path / "results" / "x.json", []
     first = Runs(path, "An\n  experiment.", CONFIG, "lpsphere reproduce x", told.append)
-    accuracies = first.accuracies({"method": "a"}, CONFIG, [data, data])
+    accuracies = first.accuracies({"method": "a"}, CONFIG, 2)
     assert len(told) == 2
     again = Runs(path, "An experiment.", CONFIG, "lpsphere reproduce x", told.append)
-    assert again.accuracies({"method": "a"}, CONFIG, [data, data]) == accuracies
+    assert again.accuracies({"method": "a"}, CONFIG, 2) == accuracies
     assert len(told) == 2
-    again.accuracies({"method": "b"}, CONFIG, [data])
+    again.accuracies({"method": "b"}, CONFIG, 1)
     assert told[2].startswith("method b, seed 0: accuracy 0.")
     again.write([{"method": "a", "mean": mean_and_sd(accuracies)[0]}])
     content = json.loads(path.read_text())
@@ -27,7 +26,26 @@ def test_an_interrupted_experiment_goes_on_where_it_stopped(tmp_path):
     assert content["settings"]["data"] == "wine"
     assert [(run["method"], run["seed"]) for run in content["runs"]] == [("a", 0), ("a", 1), ("b", 0)]
     assert all(run["sparsity"] == pytest.approx(0.9, abs=0.01) for run in content["runs"])
+    assert all(0 < run["training_flops"] < run["training_flops_dense"] for run in content["runs"])
     assert content["table"][0]["mean"] == sum(accuracies) / 2
+
+
+def test_runs_side_by_side_are_those_of_one_after_the_other(tmp_path):
+    runs = [Run({"seed": seed}, CONFIG, validation) for seed, validation in ((0, None), (1, 0), (2, 1))]
+    one_by_one = Runs(tmp_path / "one.json", "", CONFIG, "", lambda line: None)
+    with Runs(tmp_path / "two.json", "", CONFIG, "", lambda line: None, processes=2) as side_by_side:
+        results = side_by_side.results(runs)
+    expected = one_by_one.results(runs)
+    assert [{**run, "seconds": 0} for run in results] == [{**run, "seconds": 0} for run in expected]
+    assert [run["seed"] for run in results] == [0, 1, 2]
+
+
+def test_a_file_of_other_settings_is_refused(tmp_path):
+    path = tmp_path / "x.json"
+    Runs(path, "", CONFIG, "", lambda line: None).write([])
+    other = TrainConfig(data="wine", hidden=(16, 16), epochs=3, batch_size=32, device="cpu", threads=1)
+    with pytest.raises(ValueError, match=r"x\.json holds runs with epochs 2 \(now 3\): .* another file with --out"):
+        Runs(path, "", other, "", lambda line: None)
 
 
 def test_mean_and_standard_deviation_of_one_and_of_several():
@@ -35,14 +53,15 @@ def test_mean_and_standard_deviation_of_one_and_of_several():
     assert mean_and_sd([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
 
 
-def test_the_plot_has_a_line_for_each_method(tmp_path):
+def test_the_plot_has_a_line_for_each_method_and_a_band(tmp_path):
     rows = [
-        {"method": method, "target": target, "test_accuracy": 0.9, "test_accuracy_sd": 0.01}
+        {"method": method, "sparsity": target, "test_accuracy": 0.9, "test_accuracy_sd": 0.01}
         for method in ("LpSGD, p = 1.2", "SGD")
         for target in (0.5, 0.9)
     ]
-    figure = plot(rows)
+    band = {"method": "dense", "test_accuracy": 0.95, "test_accuracy_sd": 0.01}
+    figure = accuracy_against_sparsity(rows, "Wine", band=band, baseline="SGD")
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels == ["LpSGD, p = 1.2", "SGD"]
+    assert sorted(labels) == ["LpSGD, p = 1.2", "SGD", "dense"]
     figure.savefig(tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 5_000

@@ -28,7 +28,7 @@ def test_the_learning_rate_depends_on_the_optimizer_unless_given():
         ({"sparsty": 0.9}, "unknown settings sparsty; the settings are data, label_column"),
         ({"sparsity": 1.0}, "sparsity must be in [0, 1): the fraction of connections that are gone; got 1.0"),
         ({"sparsity": -0.1}, "got -0.1"),
-        ({"method": "magic"}, "method must be one of semi-pruning, dense; got 'magic'"),
+        ({"method": "magic"}, "method must be one of static, set, rigl, snip, gmp, semi-pruning, dense; got 'magic'"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"label_smoothing": 1}, "label_smoothing must be in [0, 1), got 1"),

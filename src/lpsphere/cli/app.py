@@ -6,6 +6,8 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -17,6 +19,8 @@ from rich.console import Console
 from rich.text import Text
 
 from lpsphere.cli.show import describe_run, show_result, show_table, training_progress
+from lpsphere.experiments.compare import compare as compare_methods
+from lpsphere.experiments.compare import parse_methods, readable
 from lpsphere.experiments.digits import digits
 from lpsphere.experiments.grow_init import grow_init
 from lpsphere.experiments.sparsity import sparsity as sparsity_curves
@@ -90,10 +94,14 @@ def train(
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="semi-pruning or dense. [default: semi-pruning]", rich_help_panel=METHOD)
+        str | None,
+        typer.Option(
+            help="semi-pruning, set, rigl, snip, gmp, static or dense. [default: semi-pruning]", rich_help_panel=METHOD
+        ),
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="lpsgd, or sgd without spheres. [default: lpsgd]", rich_help_panel=METHOD)
+        str | None,
+        typer.Option(help="lpsgd, or sgd or adamw without spheres. [default: lpsgd]", rich_help_panel=METHOD),
     ] = None,
     model: Annotated[
         str | None,
@@ -114,7 +122,7 @@ def train(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Peak learning rate of weights on spheres, in \\[0, 1] (for sgd, of all). [default: 0.01; sgd 0.1]",
+            help="Peak learning rate on spheres, in \\[0, 1] (otherwise of all). [default: 0.01; sgd 0.1; adamw 0.001]",
             rich_help_panel=TRAINING,
         ),
     ] = None,
@@ -217,6 +225,104 @@ def train(
 
 
 @app.command()
+def compare(
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Methods, separated by commas: dense, static, set, rigl, snip, gmp, semi-pruning. **rigl:lpsgd** "
+            "names the optimizer (lpsgd, sgd or adamw), which is lpsgd for semi-pruning and sgd for the others.",
+            rich_help_panel=METHOD,
+        ),
+    ] = "dense,static,set,rigl,snip,gmp,semi-pruning",
+    sparsities: Annotated[
+        str, typer.Option(help="Target sparsities, separated by commas.", rich_help_panel=METHOD)
+    ] = "0.9,0.98",
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="The method that the others are compared with, seed by seed. [default: the last]",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    data: Annotated[str, typer.Option(help="As for lpsphere train.", rich_help_panel=DATA)] = "digits",
+    data_dir: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder that holds data sets by name. [default: the variable LPSPHERE_DATA]", rich_help_panel=DATA
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the data. [default: 20]", rich_help_panel=TRAINING)
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds of the test runs.", rich_help_panel=TRAINING)] = 5,
+    trials: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Learning rates tried for each method and sparsity, the same number for all; 1: the defaults.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 8,
+    splits: Annotated[
+        int, typer.Option(min=1, help="Validation splits that each is scored on.", rich_help_panel=TRAINING)
+    ] = 2,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Runs trained side by side, a thread each.", rich_help_panel=RUN)
+    ] = 1,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.", rich_help_panel=RUN)] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other setting of lpsphere train, NAME=VALUE.", rich_help_panel=RUN),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file of the results. [default: results/compare-DATA.json]")
+    ] = None,
+) -> None:
+    """Compare methods on equal terms: data, network, budget, schedule and effort of tuning are the same for all.
+
+    Run the same command again to go on where it stopped. Beside the results it writes a picture and a table.
+
+    Examples:
+    `lpsphere compare`
+
+    `lpsphere compare --methods rigl,rigl:lpsgd,semi-pruning --sparsities 0.95 --data fashion-mnist --epochs 12`
+    """
+    given = {"data": data, "data_dir": data_dir, "epochs": epochs, "threads": 1}
+    base = {} if config is None else asdict(TrainConfig.load(config))
+    chosen = {name: value for name, value in given.items() if value is not None} | _settings(settings or [])
+    run = TrainConfig.from_dict(base | chosen)
+    entries = parse_methods(methods)
+    against = entries[-1] if reference is None else parse_methods(reference)[0]
+    if against not in entries:
+        raise ValueError(f"the reference {against} is not among --methods {methods}")
+    targets = _fractions("--sparsities", sparsities)
+    path = out or Path("results") / f"compare-{Path(data).name.split('.')[0]}.json"
+    sizes = [1 if entry.method == "dense" else len(targets) for entry in entries]
+    console.print(
+        f"{len(entries)} methods: {sum(sizes) * trials * splits:,} runs to find learning rates ({trials} trials each, "
+        f"on {splits} validation splits), {sum(sizes) * seeds:,} runs to test; all are kept in {path}",
+        soft_wrap=True,
+    )
+    with _stoppable():
+        result = compare_methods(
+            path,
+            run,
+            entries,
+            targets,
+            seeds=seeds,
+            trials=trials,
+            splits=splits,
+            reference=against,
+            command=_command(),
+            tell=lambda line: console.print(line, soft_wrap=True),
+            processes=processes,
+        )
+    show_table(console, readable(result["table"]))
+    for suffix, what in ((".json", "results"), (".md", "table"), (".png", "picture")):
+        console.print(f"{what}: [bold]{path.with_suffix(suffix)}[/bold]", soft_wrap=True)
+
+
+@app.command()
 def reproduce(
     what: Annotated[
         str,
@@ -233,7 +339,8 @@ def reproduce(
     if what not in _EXPERIMENTS:
         raise ValueError(f"unknown experiment {what!r}: choose one of {', '.join(_EXPERIMENTS)}")
     path = out or Path("results") / f"{what}.json"
-    result = _EXPERIMENTS[what](path, seeds, _command(), lambda line: console.print(line, soft_wrap=True))
+    with _stoppable():
+        result = _EXPERIMENTS[what](path, seeds, _command(), lambda line: console.print(line, soft_wrap=True))
     show_table(console, result["table"])
     console.print(f"results: [bold]{path}[/bold]", soft_wrap=True)
 
@@ -256,7 +363,7 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         app(prog_name="lpsphere")
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         if os.environ.get("LPSPHERE_TRACEBACK"):
             raise
         Console(stderr=True, soft_wrap=True).print("[bold red]error:[/bold red]", Text(str(error)))
@@ -308,6 +415,26 @@ def _resumed(saved: TrainConfig, chosen: dict[str, Any], folder: Path) -> TrainC
 def _free_folder(data: str) -> Path:
     name = Path(data).name.split(".")[0] or "run"
     return next(path for i in count(1) if not (path := _RUNS / f"{name}-{i}").exists())
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C in the midst of many runs: those that are done are kept."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        console.print("\nstopped; the finished runs are kept: give the same command to go on")
+        raise typer.Exit(130) from None
+
+
+def _fractions(option: str, text: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"{option} takes numbers separated by commas, such as 0.9,0.98; got {text!r}") from error
+    if not all(0 < value < 1 for value in values) or len(set(values)) < len(values):
+        raise ValueError(f"{option} takes different numbers between 0 and 1; got {text!r}")
+    return values
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -30,9 +30,10 @@ def describe_run(trainer: Trainer) -> Table:
     )
     parameters = sum(param.numel() for param in trainer.plain_model.parameters())
     table.add_row("network", f"{trainer.plain_model.config['kind']}, {parameters:,} parameters")
-    hidden = select(trainer.plain_model)
-    weights = f"{sum(n.weight.numel() for n in hidden):,} weights in {len(hidden)} tensors (all but the output layer)"
-    sphere = f"on Lp spheres, p = {config.p:g}" if config.optimizer == "lpsgd" else "by plain SGD"
+    selected = select(trainer.plain_model, include_last=config.include_last)
+    which = "the output layer too" if config.include_last else "all but the output layer"
+    weights = f"{sum(n.weight.numel() for n in selected):,} weights in {len(selected)} tensors ({which})"
+    sphere = f"hidden layers on Lp spheres, p = {config.p:g}" if config.optimizer == "lpsgd" else config.optimizer
     table.add_row("selected", f"{weights}, {sphere}")
     if trainer.topology is not None:
         table.add_row(

@@ -12,10 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lpsphere.data import holdout
 from lpsphere.experiments.runs import Runs, mean_and_sd
 from lpsphere.training import TrainConfig
-from lpsphere.training.setup import load_data
 
 __all__ = ["digits"]
 
@@ -29,7 +27,6 @@ _GRIDS = {
     ],
     "SGD, dense": [replace(_BASE, method="dense", optimizer="sgd", lr=lr) for lr in _SGD_RATES],
 }
-_VALIDATION = 0.2
 
 
 def digits(path: Path, seeds: int, command: str, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -45,17 +42,15 @@ def digits(path: Path, seeds: int, command: str, tell: Callable[[str], None]) ->
         The content of the file; its table has a row for each method.
     """
     runs = Runs(path, __doc__, _BASE, command, tell)
-    whole = load_data(_BASE)
-    validation = [holdout(whole, _VALIDATION, seed) for seed in range(seeds)]
     table = []
     for method, grid in _GRIDS.items():
         scores = []
         for config in grid:
             key = {"method": method, "part": "validation", "lr": config.lr, "other_lr": config.other_lr}
-            scores.append(mean_and_sd(runs.accuracies(key, config, validation))[0])
+            scores.append(mean_and_sd(runs.accuracies(key, config, seeds, validation=True))[0])
         best = grid[scores.index(max(scores))]
         key = {"method": method, "part": "test", "lr": best.lr, "other_lr": best.other_lr}
-        mean, spread = mean_and_sd(runs.accuracies(key, best, [whole] * seeds))
+        mean, spread = mean_and_sd(runs.accuracies(key, best, seeds))
         table.append(
             {
                 "method": method,

@@ -11,10 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lpsphere.data import holdout
 from lpsphere.experiments.runs import Runs, mean_and_sd
 from lpsphere.training import TrainConfig
-from lpsphere.training.setup import load_data
 
 __all__ = ["grow_init"]
 
@@ -37,13 +35,12 @@ def grow_init(path: Path, seeds: int, command: str, tell: Callable[[str], None])
         The content of the file; its table has a row for each p, target sparsity and kappa.
     """
     runs = Runs(path, __doc__, _BASE, command, tell)
-    validation = [holdout(load_data(_BASE), 0.2, seed) for seed in range(seeds)]
     table = []
     for p in (1.05, 1.15, 1.3):
         for target in (0.9, 0.98):
             for kappa in _KAPPAS:
                 key = {"p": p, "target": target, "kappa": kappa}
                 config = replace(_BASE, p=p, sparsity=target, grow_init=kappa)
-                mean, spread = mean_and_sd(runs.accuracies(key, config, validation))
+                mean, spread = mean_and_sd(runs.accuracies(key, config, seeds, validation=True))
                 table.append({**key, "validation_accuracy": mean, "sd": spread, "seeds": seeds})
     return runs.write(table)

@@ -3,28 +3,59 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import platform
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
+from types import TracebackType
 from typing import Any
 
 import torch
 
-from lpsphere.data import Dataset
+from lpsphere.data import Dataset, holdout
 from lpsphere.training import TrainConfig, Trainer
 from lpsphere.training.files import replace_file
+from lpsphere.training.setup import load_data
 
-__all__ = ["Runs", "mean_and_sd"]
+__all__ = ["VALIDATION", "Run", "Runs", "mean_and_sd"]
 
-_KEPT = {"accuracy": "test_accuracy", "sparsity": "sparsity", "connections": "connections", "seconds": "seconds"}
+VALIDATION = 0.2
+"""Fraction of the training rows that a run with a validation split is scored on."""
+
+_KEPT = {
+    "accuracy": "test_accuracy",
+    "sparsity": "sparsity",
+    "connections": "connections",
+    "training_flops": "training_flops",
+    "training_flops_dense": "training_flops_dense",
+    "seconds": "seconds",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        key: What tells it from the others of its experiment.
+        config: Its settings.
+        validation: Seed of a stratified split of the training rows: train on four fifths, score on the rest, and
+            leave the test rows alone; None: train on all and score on the test rows.
+    """
+
+    key: dict[str, Any]
+    config: TrainConfig
+    validation: int | None = None
 
 
 class Runs:
-    """The runs of an experiment and what they showed.
+    """The runs of an experiment and what they showed; a context manager, which ends its processes.
 
     Args:
         path: The JSON file, written after every run; runs that it holds are not run again.
@@ -32,12 +63,22 @@ class Runs:
         base: The settings that all runs share, for the record.
         command: The command line, for the record.
         tell: Called with a line after every run.
+        processes: How many runs train side by side.
+
+    Raises:
+        ValueError: If the file holds runs of other settings.
     """
 
     def __init__(
-        self, path: Path, what: str | None, base: TrainConfig, command: str, tell: Callable[[str], None]
+        self,
+        path: Path,
+        what: str | None,
+        base: TrainConfig,
+        command: str,
+        tell: Callable[[str], None],
+        processes: int = 1,
     ) -> None:
-        self.path, self.tell = path, tell
+        self.path, self.tell, self.processes = path, tell, processes
         self.record: dict[str, Any] = {
             "what": " ".join((what or "").split()),
             "command": command,
@@ -46,40 +87,100 @@ class Runs:
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },
-            "settings": base.to_dict(),
+            "settings": replace(base, data_dir=None).to_dict(),
         }
-        self.runs: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+        self.runs: list[dict[str, Any]] = []
+        self._executor: Executor | None = None
+        if path.exists():
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            _check_settings(saved["settings"], self.record["settings"], path)
+            self.runs = saved["runs"]
 
-    def accuracies(self, key: dict[str, Any], config: TrainConfig, data: Sequence[Dataset]) -> list[float]:
-        """The test accuracies of one setting, a seed for each entry of ``data``; those that the file lacks are trained.
+    def __enter__(self) -> Runs:
+        return self
 
-        Args:
-            key: What tells the setting from the others.
-            config: The setting.
-            data: What the run of each seed, 0 and up, trains on and is tested on.
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+    def results(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
+        """The results of some runs, in their order; those that the file lacks are trained.
+
+        Returns:
+            For each run its key, accuracy, sparsity, connections, FLOPs and seconds of training.
         """
-        return [self._accuracy({**key, "seed": s}, replace(config, seed=s), part) for s, part in enumerate(data)]
+        missing = [run for run in runs if self._find(run.key) is None]
+        if self.processes == 1 or len(missing) < 2:
+            for run in missing:
+                self._keep(run, train_once(run.config, run.validation))
+        else:
+            if self._executor is None:
+                self._executor = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"))
+            futures = {self._executor.submit(train_once, run.config, run.validation): run for run in missing}
+            for future in as_completed(futures):
+                self._keep(futures[future], future.result())
+        return [found for run in runs if (found := self._find(run.key)) is not None]
 
-    def _accuracy(self, key: dict[str, Any], config: TrainConfig, data: Dataset) -> float:
-        run = next((run for run in self.runs if key.items() <= run.items()), None)
-        if run is None:
-            with tempfile.TemporaryDirectory() as folder:
-                result = Trainer(replace(config, checkpoint_every=config.epochs), Path(folder), data=data).fit()
-            run = key | {name: result[entry] for name, entry in _KEPT.items()}
-            self.runs.append(run)
-            self.write([])
-            self.tell(", ".join(f"{name} {value}" for name, value in key.items()) + f": accuracy {run['accuracy']:.4f}")
-        return float(run["accuracy"])
+    def accuracies(
+        self, key: dict[str, Any], config: TrainConfig, seeds: int, *, validation: bool = False
+    ) -> list[float]:
+        """The accuracies of one setting for the seeds 0 to seeds - 1, on as many validation splits or the test rows."""
+        runs = [
+            Run({**key, "seed": seed}, replace(config, seed=seed), seed if validation else None)
+            for seed in range(seeds)
+        ]
+        return [float(result["accuracy"]) for result in self.results(runs)]
+
+    def _find(self, key: dict[str, Any]) -> dict[str, Any] | None:
+        return next((run for run in self.runs if key.items() <= run.items()), None)
+
+    def _keep(self, run: Run, result: dict[str, Any]) -> None:
+        self.runs.append(run.key | result)
+        self.write([])
+        key = ", ".join(f"{name} {_short(value)}" for name, value in run.key.items())
+        self.tell(f"{key}: accuracy {result['accuracy']:.4f}")
 
     def write(self, table: list[dict[str, Any]]) -> dict[str, Any]:
         """Write the file, with ``table`` as its tidy result; returns its content."""
-        result = {**self.record, "table": table, "runs": self.runs}
+        runs = sorted(self.runs, key=lambda run: json.dumps({k: v for k, v in run.items() if k not in _KEPT}))
+        result = {**self.record, "table": table, "runs": runs}
         text = json.dumps(result, indent=1) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(self.path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         return result
 
 
+def train_once(config: TrainConfig, validation: int | None) -> dict[str, Any]:
+    """Train and score one run; keeps no files."""
+    data = _data(replace(TrainConfig(), **{name: getattr(config, name) for name in _DATA}))
+    if validation is not None:
+        data = holdout(data, VALIDATION, validation)
+    with tempfile.TemporaryDirectory() as folder:
+        result = Trainer(replace(config, checkpoint_every=config.epochs), Path(folder), data=data).fit()
+    return {name: result[entry] for name, entry in _KEPT.items()}
+
+
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation; 0 for a single value."""
     return fmean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+_DATA = ("data", "label_column", "task", "missing", "test_fraction", "split_seed", "data_dir")
+
+
+@lru_cache(maxsize=1)
+def _data(config: TrainConfig) -> Dataset:
+    return load_data(config)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _check_settings(saved: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
+    differing = sorted(name for name in {*saved, *ours} if saved.get(name) != ours.get(name))
+    if differing:
+        changes = ", ".join(f"{name} {saved.get(name)} (now {ours.get(name)})" for name in differing[:5])
+        raise ValueError(f"{path} holds runs with {changes}: give the same settings, or another file with --out")

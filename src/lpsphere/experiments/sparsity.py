@@ -10,14 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
+from lpsphere.experiments.plots import accuracy_against_sparsity
 from lpsphere.experiments.runs import Runs, mean_and_sd
 from lpsphere.training import TrainConfig
 from lpsphere.training.files import replace_file
-from lpsphere.training.setup import load_data
 
-__all__ = ["plot", "sparsity"]
+__all__ = ["sparsity"]
 
 _BASE = TrainConfig(
     data="digits", hidden=(256, 256), epochs=20, batch_size=64, lr=0.02, other_lr=0.2, device="cpu", threads=1
@@ -41,43 +39,21 @@ def sparsity(path: Path, seeds: int, command: str, tell: Callable[[str], None]) 
     Returns:
         The content of the file; its table has a row for each method and sparsity.
     """
-    runs = Runs(path, __doc__, _BASE, command, tell)
-    data, table = load_data(_BASE), []
+    runs, table = Runs(path, __doc__, _BASE, command, tell), []
     for method, config in _METHODS.items():
         for target in _SPARSITIES:
             key = {"method": method, "target": target}
-            mean, spread = mean_and_sd(runs.accuracies(key, replace(config, sparsity=target), [data] * seeds))
-            table.append({**key, "test_accuracy": mean, "test_accuracy_sd": spread, "seeds": seeds})
+            mean, spread = mean_and_sd(runs.accuracies(key, replace(config, sparsity=target), seeds))
+            table.append(
+                {
+                    "method": method,
+                    "sparsity": target,
+                    "test_accuracy": mean,
+                    "test_accuracy_sd": spread,
+                    "seeds": seeds,
+                }
+            )
     result = runs.write(table)
-    replace_file(path.with_suffix(".png"), lambda temporary: plot(table).savefig(temporary, dpi=110, format="png"))
+    figure = accuracy_against_sparsity(table, "Digits, MLP 64-256-256-10", baseline="SGD")
+    replace_file(path.with_suffix(".png"), lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
     return result
-
-
-def plot(table: list[dict[str, Any]]) -> Figure:
-    """Mean test accuracy with its standard deviation against sparsity, a line for each method.
-
-    Args:
-        table: Rows with method, target, test_accuracy and test_accuracy_sd.
-    """
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    axes = figure.subplots()
-    methods = list(dict.fromkeys(row["method"] for row in table))
-    positions = {target: i for i, target in enumerate(sorted({row["target"] for row in table}))}
-    for i, method in enumerate(methods):
-        rows = [row for row in table if row["method"] == method]
-        axes.errorbar(
-            [positions[row["target"]] + 0.06 * (i - len(methods) / 2) for row in rows],
-            [100 * row["test_accuracy"] for row in rows],
-            [100 * row["test_accuracy_sd"] for row in rows],
-            label=method,
-            marker="o",
-            markersize=4,
-            capsize=2,
-            linestyle="--" if method == "SGD" else "-",
-            color="black" if method == "SGD" else None,
-        )
-    axes.set_xticks(list(positions.values()), [f"{100 * target:g} %" for target in positions])
-    axes.set(xlabel="Sparsity (connections gone)", ylabel="Test accuracy (%)", title="Digits, MLP 64-256-256-10")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    return figure

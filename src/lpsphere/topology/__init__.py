@@ -1,5 +1,7 @@
 """Methods that decide which connections exist."""
 
+from collections.abc import Mapping
+
 from lpsphere.topology.averaging import masked_average
 from lpsphere.topology.base import Event, Pool, Topology
 from lpsphere.topology.gmp import GMP
@@ -12,6 +14,7 @@ from lpsphere.topology.static import Static
 
 __all__ = [
     "GMP",
+    "METHODS",
     "SET",
     "SNIP",
     "Event",
@@ -23,3 +26,13 @@ __all__ = [
     "apply_masks",
     "masked_average",
 ]
+
+METHODS: Mapping[str, type[Topology]] = {
+    "static": Static,
+    "set": SET,
+    "rigl": RigL,
+    "snip": SNIP,
+    "gmp": GMP,
+    "semi-pruning": SemiPruning,
+}
+"""The methods by the names that configurations and the command line use."""

@@ -97,7 +97,8 @@ class Topology(ABC):
             the connections whose weights are not zero, or that existing masks allow.
         begin: Fraction of training at the first update.
         end: Fraction of training at the last update.
-        every: Optimizer steps between updates; None: max(1, min(40, total_steps // 100)).
+        every: Optimizer steps between updates; None: max(1, min(40, total_steps // 100)), and at least 10 where an
+            update takes the place of a gradient step.
         drop_fraction: Fraction of the connections dropped at the first update.
         min_fan_in: Connections every neuron keeps.
         distribution: Densities of the layers, "uniform" or "erk"; a rule with ``sparsity`` fixes a layer's.
@@ -142,7 +143,7 @@ class Topology(ABC):
         seed: int = 0,
     ) -> None:
         self.target = check_sparsity("sparsity", sparsity)
-        self.schedule = UpdateSchedule.of_training(total_steps, begin, end, every)
+        self.schedule = UpdateSchedule.of_training(total_steps, begin, end, every, 10 if self.replaces_step else 1)
         self.drop_fraction = check_fraction("drop_fraction", drop_fraction)
         self.min_fan_in = check_min_fan_in(min_fan_in)
         self.granularity = Granularity.parse(granularity)
@@ -156,7 +157,9 @@ class Topology(ABC):
         self._callbacks: list[Callable[[Event], None]] = []
         self._gradients: list[Tensor | None] | None = None  # kept for the update that follows this step
         self._withheld: list[tuple[Tensor, Tensor]] = []  # gradients that this step must not follow
-        self._ready = False
+        self._taken: list[Tensor | None] | None = None  # the gradients that were masked for the coming step
+        self._stepping = False
+        self._finalized = False
         self._overdue = False
         self._stale = False
         self._owned: dict[str, Tensor] = {}  # masks that the optimizer keeps to by itself
@@ -247,6 +250,17 @@ class Topology(ABC):
         """1 - connections / weights, over the selected weights."""
         return 1 - self.connections / self.weights
 
+    @property
+    def history(self) -> list[tuple[int, dict[str, int]]]:
+        """After which step each layer had how many connections: first at the start, then after every update."""
+        counts = {n.name: start * self.granularity.unit for n, start in zip(self.layers, self._starts, strict=True)}
+        found = [(0, dict(counts))]
+        for event in self.events:
+            for name in counts:
+                counts[name] += event.regrown[name] - event.dropped[name]
+            found.append((event.step, dict(counts)))
+        return found
+
     def on_update(self, function: Callable[[Event], None]) -> None:
         """Call ``function(event)`` after every update of the topology."""
         self._callbacks.append(function)
@@ -299,11 +313,13 @@ class Topology(ABC):
         self.events = [Event(**event) for event in state["events"]]
         for neuron in self.layers:
             set_mask(neuron, state["masks"][neuron.name])
-        self._ready, self._gradients = False, None
+        self._taken, self._gradients = None, None
         self._mark_stale()
 
     def detach(self) -> None:
         """Take the hooks off the optimizer; the masks stay on the model as buffers but are no longer enforced."""
+        if not self._handles:
+            return  # another method may be attached by now
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -321,7 +337,7 @@ class Topology(ABC):
         Warns:
             LpSphereWarning: If the target was not reached.
         """
-        if any(get_mask(neuron) is None for neuron in self.layers):
+        if self._finalized or any(get_mask(neuron) is None for neuron in self.layers):
             return self.model
         if self.connections != sum(self._goals) * self.granularity.unit:
             due = "is due" if self._step < self.schedule.last else "was"
@@ -334,6 +350,7 @@ class Topology(ABC):
         for neuron in self.layers:
             neuron.weight.masked_fill_(~self._mask(neuron), 0)
         self.detach()
+        self._finalized = True
         for neuron in self.layers:
             del neuron.module._buffers[buffer_name(neuron)]
         return self.model
@@ -342,6 +359,7 @@ class Topology(ABC):
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        self._stepping = True
         if self._stale or self._moved():
             self._apply_masks()
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -351,7 +369,7 @@ class Topology(ABC):
             return None
 
         def masked_closure() -> Any:
-            self._ready = False
+            self._taken = None
             loss = closure()
             with torch.no_grad():
                 self._take_gradients()
@@ -365,9 +383,9 @@ class Topology(ABC):
     def _take_gradients(self) -> None:
         """Keep dense gradients at an update, then mask; gradients that `mask_grads` has masked are kept already."""
         gradients = [(neuron, self._mask(neuron), neuron.weight.grad) for neuron in self.layers]
-        if self._ready and not any(g is not None and (g.masked_fill(mask, 0) != 0).any() for _, mask, g in gradients):
+        if self._taken is not None and not self._renewed(gradients):
             return
-        self._ready = True
+        self._taken = [gradient for _, _, gradient in gradients]
         self._gradients = None
         if self._overdue or self.schedule.is_update(self._step + 1):
             self._gradients = [g.clone() if g is not None and self.uses_gradient else g for _, _, g in gradients]
@@ -375,11 +393,18 @@ class Topology(ABC):
             if gradient is not None:
                 gradient.masked_fill_(~mask, 0)
 
+    def _renewed(self, gradients: list[tuple[NeuronWeight, Tensor, Tensor | None]]) -> bool:
+        """Whether these are others than those that were masked, whose step a GradScaler may have left out."""
+        if any(g is not None and (g.masked_fill(mask, 0) != 0).any() for _, mask, g in gradients):
+            return True
+        assert self._taken is not None
+        others = any(g is not None and g is not old for (_, _, g), old in zip(gradients, self._taken, strict=True))
+        return others and all(bool(mask.all()) for _, mask, _ in gradients)  # masking leaves a dense network no trace
+
     def _withhold_gradients(self) -> None:
         """Where the update replaces the gradient step: without gradients an optimizer moves nothing."""
         if self._gradients is None or not self.replaces_step:
             return
-        self._withheld = []
         for group in self.optimizer.param_groups:
             for param in group["params"]:
                 if param.grad is not None:
@@ -390,13 +415,16 @@ class Topology(ABC):
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for param, gradient in self._withheld:
             param.grad = gradient
-        gradients, self._gradients, self._withheld, self._ready = self._gradients, None, [], False
+        gradients, self._gradients, self._withheld, self._taken = self._gradients, None, [], None
         if bool(getattr(optimizer, "found_inf", False)):
             return  # GradScaler makes a fused optimizer skip the step, but not its hooks
-        self._step += 1
         for neuron in self.layers:
             if neuron.name not in self._owned:
                 neuron.weight.masked_fill_(~self._mask(neuron), 0)
+        if not self._stepping:
+            return  # torch calls the hooks within super().step() too: that is the same step
+        self._stepping = False
+        self._step += 1
         if gradients is None:
             return
         self._overdue = not all(gradient is None or bool(gradient.isfinite().all()) for gradient in gradients)

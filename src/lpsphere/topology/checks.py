@@ -87,7 +87,7 @@ def check_feasible(layers: list[NeuronWeight], granularity: Granularity, sparsit
     """
     if not layers:
         raise ValueError("no layer is left to make sparse: every selected weight has a rule with sparse=False")
-    granularity.check(layers, sparsity)
+    granularity.check(layers, sparsity, min_fan_in)
     weights = sum(neuron.weight.numel() for neuron in layers)
     fewest = sum(granularity.fewest(neuron, min_fan_in) for neuron in layers) * granularity.unit
     left = round(weights / granularity.unit * (1 - sparsity)) * granularity.unit
@@ -115,7 +115,7 @@ def check_rules(layers: Sequence[NeuronWeight], ranking: str, method: str) -> No
 
 
 def check_saved(state: dict[str, Any], method: str, masks: dict[str, Tensor]) -> None:
-    """Refuse a saved state of another method or another network.
+    """Refuse a saved state of another method or another network, or one without masks.
 
     Raises:
         ValueError: If it is one.
@@ -125,11 +125,19 @@ def check_saved(state: dict[str, Any], method: str, masks: dict[str, Tensor]) ->
             f"the saved topology is {state.get('method')}'s, this is {method}: build the same, and give it what its "
             "own state_dict() returned"
         )
+    if not isinstance(state.get("masks"), dict):
+        raise ValueError(
+            "the saved topology has no masks: give it what state_dict() returned. Without one, load the model and "
+            'attach the method with initial_sparsity="keep"'
+        )
     saved = {name: tuple(mask.shape) for name, mask in state["masks"].items()}
     ours = {name: tuple(mask.shape) for name, mask in masks.items()}
     if saved != ours:
         differing = sorted(set(saved.items()) ^ set(ours.items()))[:4]
-        raise ValueError(f"the saved masks are those of another network or selection; they differ in {differing}")
+        raise ValueError(
+            f"the saved masks are those of another network or selection; they differ in {differing}: build the same "
+            "network, and give the method the same rules and include_last"
+        )
 
 
 def check_owned(layers: Sequence[NeuronWeight], optimizer: Optimizer) -> None:

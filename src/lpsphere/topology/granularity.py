@@ -55,8 +55,8 @@ class Granularity:
         """Weights of one unit."""
         return self.block[0] * self.block[1]
 
-    def check(self, layers: list[NeuronWeight], sparsity: float) -> None:
-        """See that it fits the layers and the target.
+    def check(self, layers: list[NeuronWeight], sparsity: float, min_fan_in: int) -> None:
+        """See that it fits the layers, the target and what every neuron keeps.
 
         Raises:
             ValueError: If not; the message says which layer to leave out, or which sparsity to ask for.
@@ -69,9 +69,19 @@ class Granularity:
                     f"{self} does not divide {neuron.name}, which has {neuron.neurons} neurons of {neuron.fan_in} "
                     f"weights: leave it dense with Rule({layer!r}, sparse=False), or choose another granularity"
                 )
-        if self.pattern is not None and not math.isclose(sparsity, 1 - self.pattern[0] / self.pattern[1]):
-            wanted = 1 - self.pattern[0] / self.pattern[1]
-            raise ValueError(f"{self} means sparsity {wanted:g} in every layer: pass sparsity={wanted:g}")
+        if self.pattern is None:
+            return
+        few, many = self.pattern
+        if not math.isclose(sparsity, 1 - few / many):
+            wanted = f"{(many - few) / many:.10g}"
+            raise ValueError(f"{self} means sparsity {wanted} in every layer: pass sparsity={wanted}")
+        for neuron in layers:
+            left = neuron.fan_in // many * few
+            if left < min(min_fan_in, neuron.fan_in):
+                raise ValueError(
+                    f"{self} leaves {left} connections to each neuron of {neuron.name}, fewer than "
+                    f"min_fan_in={min_fan_in}: pass min_fan_in={left} or less"
+                )
 
     def grid(self, neuron: NeuronWeight, values: Tensor) -> Tensor:
         """One value for each unit, shape (groups, units of a group).

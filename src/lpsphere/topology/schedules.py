@@ -33,14 +33,17 @@ class UpdateSchedule:
     every: int
 
     @classmethod
-    def of_training(cls, total_steps: int, begin: float, end: float, every: int | None) -> UpdateSchedule:
+    def of_training(
+        cls, total_steps: int, begin: float, end: float, every: int | None, least: int = 1
+    ) -> UpdateSchedule:
         """The schedule between two fractions of training.
 
         Args:
             total_steps: Optimizer steps of the whole training.
             begin: Fraction of training at the first update.
             end: Fraction of training at the last update.
-            every: Steps between updates; None: max(1, min(40, total_steps // 100)).
+            every: Steps between updates; None: max(least, min(40, total_steps // 100)).
+            least: The shortest interval that None may mean.
 
         Raises:
             ValueError: If an argument is out of range.
@@ -52,7 +55,7 @@ class UpdateSchedule:
         if not 0 <= begin <= end <= 1:
             raise ValueError(f"begin and end must be fractions of training, 0 <= begin <= end <= 1; got {begin}, {end}")
         if every is None:
-            every = max(1, min(40, total_steps // 100))
+            every = max(least, min(40, total_steps // 100))
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"every must be a whole number of steps, at least 1, or None; got {every!r}")
         last = max(1, round(end * total_steps))

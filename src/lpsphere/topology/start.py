@@ -49,12 +49,18 @@ def units_at(
     for i, neuron in enumerate(layers):
         if neuron.rule is not None and neuron.rule.sparsity is not None:
             wanted = round(sizes[i] * (1 - neuron.rule.sparsity))
-            lower[i] = upper[i] = min(max(wanted, lower[i]), upper[i])
+            if not lower[i] <= wanted <= upper[i]:
+                raise ValueError(
+                    f"{neuron.rule} asks for {wanted:,} of {sizes[i]:,} units of {neuron.name}, which can have "
+                    f"{lower[i]:,} to {upper[i]:,}: give it a sparsity from {1 - upper[i] / sizes[i]:.10g} to "
+                    f"{1 - lower[i] / sizes[i]:.10g}, or change min_fan_in, granularity or initial_sparsity"
+                )
+            lower[i] = upper[i] = wanted
     if not sum(lower) <= total <= sum(upper):
         raise ValueError(
             f"the sparsities of the rules leave {sum(lower):,} to {sum(upper):,} of {sum(sizes):,} units, but sparsity "
-            f"{sparsity:g} of the network asks for {total:,}: pass one from {1 - sum(upper) / sum(sizes):.4f} to "
-            f"{1 - sum(lower) / sum(sizes):.4f}, or change the rules"
+            f"{sparsity:g} of the network asks for {total:,}: pass one from {1 - sum(upper) / sum(sizes):.10g} to "
+            f"{1 - sum(lower) / sum(sizes):.10g}, or change the rules"
         )
     return layer_units([neuron.weight.shape for neuron in layers], total, lower, upper, distribution)
 
@@ -97,7 +103,7 @@ def first_masks(
         if sum(starts) < max(round(every * (1 - target)), fewest):
             raise ValueError(
                 f'initial_sparsity="keep" starts at {1 - sum(starts) / every:.4f}, above the target {target:g}: raise '
-                "sparsity, or give initial_sparsity a number"
+                f"sparsity to {1 - sum(starts) / every:.10g}, or leave initial_sparsity out"
             )
         return masks, starts, units_at(layers, granularity, target, min_fan_in, distribution, most=starts)
     if any(get_mask(neuron) is not None for neuron in layers):
@@ -108,7 +114,12 @@ def first_masks(
     start = target if initial is None else min(check_sparsity("initial_sparsity", initial), target)
     if constant and granularity.pattern is not None and start != target:
         raise ValueError(f"{granularity} holds from the start: leave initial_sparsity={initial!r} out")
-    starts = units_at(layers, granularity, start, min_fan_in, distribution)
+    goals = units_at(layers, granularity, target, min_fan_in, distribution)
+    starts = goals
+    if start != target:  # a layer whose sparsity a rule fixes starts like the others
+        shapes, sizes = [neuron.weight.shape for neuron in layers], [granularity.units(neuron) for neuron in layers]
+        total = max(round(sum(sizes) * (1 - start)), sum(goals))
+        starts = layer_units(shapes, total, goals, sizes, distribution)
     masks = [
         granularity.spread(
             neuron,
@@ -116,7 +127,7 @@ def first_masks(
         )
         for neuron, count in zip(layers, starts, strict=True)
     ]
-    return masks, starts, units_at(layers, granularity, target, min_fan_in, distribution)
+    return masks, starts, goals
 
 
 def _check_kept(

@@ -77,8 +77,8 @@ class Static(Topology):
         """It must be the target."""
         if sum(self._starts) != sum(self._goals):
             raise ValueError(
-                f'initial_sparsity="keep" finds sparsity {sparsity:.6f}, which a static mask cannot change to '
-                f"{self.target:g}: pass sparsity={sparsity:.6f}, or use a method that evolves"
+                f'initial_sparsity="keep" finds sparsity {sparsity:.10g}, which a static mask cannot change to '
+                f"{self.target:g}: pass sparsity={sparsity:.10g}, or use a method that evolves"
             )
 
     def drop_scores(self, neuron: NeuronWeight, mask: Tensor) -> Tensor:

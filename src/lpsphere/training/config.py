@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from lpsphere.topology import METHODS
 from lpsphere.training.learning_rate import SCHEDULES
 
 __all__ = ["TrainConfig"]
@@ -19,11 +20,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "task": ("classification", "regression"),
     "missing": ("error", "drop", "impute"),
     "model": ("auto", "mlp", "wide_resnet"),
-    "method": ("semi-pruning", "dense"),
-    "optimizer": ("lpsgd", "sgd"),
+    "method": (*METHODS, "dense"),
+    "optimizer": ("lpsgd", "sgd", "adamw"),
     "form": ("dual", "primal"),
-    "adaptation": ("exact", "paper"),
-    "distribution": ("uniform", "erk"),
     "schedule": tuple(SCHEDULES),
     "device": ("auto", "cpu", "cuda"),
     "mixed_precision": ("no", "bf16", "fp16"),
@@ -44,20 +43,22 @@ class TrainConfig:
         data_dir: Folder that holds data sets by name; None: the environment variable LPSPHERE_DATA.
         model: "mlp", "wide_resnet", or "auto": the first for tables, the second for images.
         hidden: Widths of the hidden layers of the MLP.
+        norm: Batch normalisation in the MLP.
         blocks: Residual blocks in each stage of the wide ResNet.
         width: Channels of its first stage.
-        method: "semi-pruning" or "dense".
+        method: "semi-pruning", "set", "rigl", "snip", "gmp", "static" or "dense".
         sparsity: Target sparsity over the selected weights, in [0, 1).
-        initial_sparsity, begin, end, every, regrow, min_fan_in, adaptation, distribution, grow_init: As for
-            `lpsphere.SemiPruning`.
-        optimizer: "lpsgd", or "sgd" without spheres.
+        include_last: Mask the output layer too (it is never on spheres).
+        initial_sparsity, begin, end, every, regrow, min_fan_in, adaptation, distribution, grow_init, drop_fraction,
+            granularity, ranking, batches: As for the method's class, such as `lpsphere.SemiPruning`; None: its default.
+        optimizer: "lpsgd", or "sgd" or "adamw" without spheres.
         p: Exponent of the spheres.
         radius: Radius of the spheres, a number or "init".
         form: "dual" or "primal" step.
-        lr: Peak learning rate: of the weights on spheres for "lpsgd" (in [0, 1]), of everything for "sgd". None: 0.01
-            and 0.1.
+        lr: Peak learning rate: of the weights on spheres for "lpsgd" (in [0, 1]), of everything otherwise. None: 0.01
+            for "lpsgd", 0.1 for "sgd", 0.001 for "adamw".
         other_lr: Peak learning rate of everything that is not on a sphere ("lpsgd").
-        momentum: Momentum factor.
+        momentum: Momentum factor (not for "adamw").
         nesterov: Nesterov momentum.
         weight_decay: Weight decay of everything that is not on a sphere.
         schedule: Learning rate over training: "piecewise" (warm-up, decay, fine end), "cosine" or "constant".
@@ -80,19 +81,25 @@ class TrainConfig:
     data_dir: str | None = None
     model: str = "auto"
     hidden: tuple[int, ...] = (256, 256)
+    norm: bool = True
     blocks: tuple[int, ...] = (2, 3, 3)
     width: int = 16
     method: str = "semi-pruning"
     sparsity: float = 0.9
-    initial_sparsity: float = 0.2
-    begin: float = 0.2
-    end: float = 0.8
+    include_last: bool = False
+    initial_sparsity: float | None = None
+    begin: float | None = None
+    end: float | None = None
     every: int | None = None
-    regrow: float = 0.3
-    min_fan_in: int = 1
-    adaptation: Literal["exact", "paper"] = "exact"
-    distribution: str = "uniform"
-    grow_init: float = 0.0
+    regrow: float | None = None
+    min_fan_in: int | None = None
+    adaptation: Literal["exact", "paper"] | None = None
+    distribution: Literal["uniform", "erk"] | None = None
+    grow_init: float | None = None
+    drop_fraction: float | None = None
+    granularity: str | None = None
+    ranking: Literal["layer", "network"] | None = None
+    batches: int | None = None
     optimizer: str = "lpsgd"
     p: float = 1.15
     radius: float | Literal["init"] = 1.0
@@ -180,7 +187,7 @@ class TrainConfig:
         """The peak learning rate, with the optimizer's default where none is given."""
         if self.lr is not None:
             return self.lr
-        return 0.01 if self.optimizer == "lpsgd" else 0.1
+        return {"lpsgd": 0.01, "sgd": 0.1, "adamw": 0.001}[self.optimizer]
 
 
 def _fits(value: object, hint: Any) -> bool:

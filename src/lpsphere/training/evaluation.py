@@ -98,7 +98,7 @@ def evaluate_run(folder: Path) -> dict[str, float]:
         scores = evaluate(model, data.x_test, data.y_test, config.task)
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"the network of {folder} does not fit the data {data.name}: {error}") from error
-    table = summary(model)
+    table = summary(model, include_last=config.include_last)
     return {
         **scores.named(config.task, data.target_std),
         "sparsity": table.sparsity,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,26 @@ from torch.optim.optimizer import Optimizer
 from lpsphere.data import Dataset, load
 from lpsphere.neurons import param_groups
 from lpsphere.optim import LpSGD
-from lpsphere.topology import SemiPruning, Topology
+from lpsphere.topology import METHODS, Topology
 from lpsphere.training.config import TrainConfig
 
 __all__ = ["load_data", "make_optimizer", "make_topology", "model_config"]
+
+_SETTINGS = (
+    "initial_sparsity",
+    "begin",
+    "end",
+    "every",
+    "regrow",
+    "min_fan_in",
+    "adaptation",
+    "distribution",
+    "grow_init",
+    "drop_fraction",
+    "granularity",
+    "ranking",
+    "batches",
+)
 
 
 def load_data(config: TrainConfig) -> Dataset:
@@ -50,6 +68,7 @@ def model_config(config: TrainConfig, data: Dataset) -> dict[str, Any]:
             "in_features": math.prod(data.input_shape),
             "hidden": list(config.hidden),
             "out_features": data.outputs,
+            "norm": config.norm,
         }
     if not images:
         raise ValueError(
@@ -65,7 +84,7 @@ def model_config(config: TrainConfig, data: Dataset) -> dict[str, Any]:
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
-    """LpSGD on the selected weights and plain SGD on the rest, or plain SGD on everything."""
+    """LpSGD on the selected weights and plain SGD on the rest, or one of torch's optimizers on everything."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             model.parameters(),
@@ -74,6 +93,8 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
             nesterov=config.nesterov,
             weight_decay=config.weight_decay,
         )
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=config.peak_lr, weight_decay=config.weight_decay)
     groups = param_groups(
         model,
         config.p,
@@ -86,22 +107,26 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
 
 
 def make_topology(config: TrainConfig, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Topology | None:
-    """The method that decides which connections exist; None for dense training."""
+    """The method that decides which connections exist; None for dense training.
+
+    Raises:
+        TypeError, ValueError: If it does not take one of the settings, or the value of one.
+    """
     if config.method == "dense":
         return None
-    return SemiPruning(
+    method: Callable[..., Topology] = METHODS[config.method]
+    taken = inspect.signature(method).parameters
+    given = {name: getattr(config, name) for name in _SETTINGS if getattr(config, name) is not None}
+    unknown = sorted(set(given) - set(taken))
+    if unknown:
+        allowed = ", ".join(name for name in _SETTINGS if name in taken)
+        raise ValueError(f"{config.method} takes no {', '.join(unknown)}; its settings are {allowed}")
+    return method(
         model,
         optimizer,
         sparsity=config.sparsity,
         total_steps=total_steps,
-        initial_sparsity=config.initial_sparsity,
-        begin=config.begin,
-        end=config.end,
-        every=config.every,
-        regrow=config.regrow,
-        min_fan_in=config.min_fan_in,
-        adaptation=config.adaptation,
-        distribution=config.distribution,
-        grow_init=config.grow_init,
+        include_last=config.include_last,
         seed=config.seed,
+        **given,
     )

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -27,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lpsphere.data import Dataset
+from lpsphere.flops import inference_flops, layer_costs, training_flops
 from lpsphere.metrics import Summary, summary
 from lpsphere.models import build
 from lpsphere.training.checkpoints import newest_checkpoint, save_checkpoint, save_model
@@ -259,7 +261,7 @@ class Trainer:
         save_checkpoint(self.folder, self.step, self.accelerator)
 
     def _finish(self) -> dict[str, Any]:
-        table = summary(self.plain_model, self.optimizer)
+        table = summary(self.plain_model, self.optimizer, include_last=self.config.include_last)
         if self.topology is not None:
             self.topology.finalize()
         save_model(self.folder / "model.safetensors", self.plain_model)
@@ -278,6 +280,7 @@ class Trainer:
             **self._evaluate().named(config.task, self.data.target_std),
             "target_sparsity": 0.0 if self.topology is None else config.sparsity,
             **{key: value for key, value in layers.items() if key != "layers"},
+            **self._flops(),
             "epochs": config.epochs,
             "steps": self.total_steps,
             "seconds": round(self.state.seconds, 3),
@@ -292,6 +295,22 @@ class Trainer:
             },
             "command": self.command,
             "layers": layers["layers"],
+        }
+
+    def _flops(self) -> dict[str, float]:
+        """Operations of one prediction and of the training, in proportion to the connections, and dense."""
+        costs = layer_costs(self.plain_model, self.train_rows[0][:1])
+        cost = partial(training_flops, costs, steps=self.total_steps, batch_size=self.batch_size)
+        history: list[tuple[int, dict[str, int]]] = []
+        dense_gradients: list[int] = []
+        if self.topology is not None:
+            history = self.topology.history
+            dense_gradients = [event.step for event in self.topology.events if self.topology.uses_gradient]
+        return {
+            "inference_flops": inference_flops(costs, history[-1][1] if history else {}),
+            "inference_flops_dense": inference_flops(costs, {}),
+            "training_flops": cost(connections=history, dense_gradients=dense_gradients),
+            "training_flops_dense": cost(),
         }
 
 
