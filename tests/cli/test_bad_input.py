@@ -125,7 +125,7 @@ def test_data_that_do_not_exist_are_named_with_what_is_allowed(lpsphere):
         (("--hidden", "64,many"), "--hidden takes whole numbers separated by commas, such as 256,256; got '64,many'"),
         (("--set", "regrow"), "--set takes NAME=VALUE"),
         (("--set", "colour=red"), "unknown settings colour"),
-        (("--method", "magic"), "method must be one of semi-pruning, dense; got 'magic'"),
+        (("--method", "magic"), "method must be one of static, set, rigl, snip, gmp, semi-pruning, dense; got 'magic'"),
         (("--config", "nowhere.yaml"), "nowhere.yaml"),
         (("--lr", "2", "--device", "cpu"), "the learning rate of weights on spheres must be in [0, 1], got 2.0"),
         (("--epochs", "0"), "epochs must be at least 1, got 0"),

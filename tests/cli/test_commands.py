@@ -124,3 +124,59 @@ def test_every_command_explains_itself(lpsphere, command):
     status, out, _ = lpsphere(command, "--help")
     assert status == 0
     assert "Usage: lpsphere" in out
+
+
+@pytest.mark.parametrize("method", ["static", "set", "rigl", "snip", "gmp", "semi-pruning"])
+@pytest.mark.parametrize("optimizer", ["sgd", "lpsgd", "adamw"])
+def test_every_method_trains_with_every_optimizer_to_its_exact_sparsity(lpsphere, tmp_path, method, optimizer):
+    status, out, err = lpsphere(
+        "train", "--data", "wine", *QUICK, "--method", method, "--optimizer", optimizer, "--out", "run", "--set",
+        "include_last=true", "--sparsity", 0.8, "--set", "batch_size=8",
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    result = json.loads((tmp_path / "run" / "summary.json").read_text())
+    weights = 13 * 16 + 16 * 16 + 16 * 3
+    assert (result["selected_weights"], result["connections"]) == (weights, round(weights * 0.2))
+    assert result["method"] == method
+    assert 0 < result["training_flops"] < result["training_flops_dense"]
+    assert f"{weights:,} weights in 3 tensors (the output layer too)" in " ".join(out.split())
+
+
+def test_a_setting_that_the_method_does_not_take_is_explained(lpsphere):
+    status, _, err = lpsphere("train", "--method", "rigl", "--set", "regrow=0.5", *QUICK)
+    assert status == 2
+    assert "rigl takes no regrow; its settings are initial_sparsity, begin, end, every, min_fan_in" in " ".join(
+        err.split()
+    )
+
+
+def test_compare_writes_results_a_table_and_a_picture_and_goes_on(lpsphere, tmp_path):
+    words = (
+        "compare", "--data", "wine", "--methods", "dense,set,semi-pruning", "--sparsities", "0.5", "--trials", 1,
+        "--splits", 1, "--seeds", 2, "--epochs", 2, "--set", "hidden=[16]",
+    )  # fmt: skip
+    status, out, err = lpsphere(*words)
+    assert (status, err) == (0, "")
+    assert "3 methods: 3 runs to find learning rates (1 for each, on 1 validation splits), 6 runs to test" in out
+    for name in ("compare-wine.json", "compare-wine.md", "compare-wine.png"):
+        assert (tmp_path / "results" / name).exists()
+        assert f"results/{name}" in out
+    assert out.count("part test") == 6
+    _, out, _ = lpsphere(*words)
+    assert "part test" not in out
+    assert "semi-pruning (lpsgd)" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--methods", "dense,magic"), "unknown method 'magic'"),
+        (("--sparsities", "0.9,1.5"), "--sparsities takes different numbers between 0 and 1; got '0.9,1.5'"),
+        (("--sparsities", "much"), "--sparsities takes numbers separated by commas, such as 0.9,0.98; got 'much'"),
+        (("--reference", "rigl:lpsgd"), "the reference rigl (lpsgd) is not among --methods dense,static"),
+    ],
+)
+def test_a_bad_comparison_is_explained(lpsphere, words, message):
+    status, _, err = lpsphere("compare", *words)
+    assert status == 2
+    assert message in " ".join(err.split())

@@ -43,6 +43,7 @@ console = Console()
 _RUNS = Path("runs")
 _FILES = ("history.jsonl", "summary.json", "model.safetensors", "report.html", "config.yaml")
 _EXPERIMENTS = {"digits": digits, "sparsity": sparsity_curves, "grow-init": grow_init}
+_WIDE = ("training FLOPs", "trials")  # columns of a comparison that stay in its files
 _MAY_CHANGE = {"device", "threads", "checkpoint_every", "data_dir"}
 
 DATA = "Data"
@@ -299,7 +300,7 @@ def compare(
     path = out or Path("results") / f"compare-{Path(data).name.split('.')[0]}.json"
     sizes = [1 if entry.method == "dense" else len(targets) for entry in entries]
     console.print(
-        f"{len(entries)} methods: {sum(sizes) * trials * splits:,} runs to find learning rates ({trials} trials each, "
+        f"{len(entries)} methods: {sum(sizes) * trials * splits:,} runs to find learning rates ({trials} for each, "
         f"on {splits} validation splits), {sum(sizes) * seeds:,} runs to test; all are kept in {path}",
         soft_wrap=True,
     )
@@ -317,7 +318,8 @@ def compare(
             tell=lambda line: console.print(line, soft_wrap=True),
             processes=processes,
         )
-    show_table(console, readable(result["table"]))
+    narrow = [{name: row[name] for name in row if name not in _WIDE} for row in readable(result["table"])]
+    show_table(console, narrow)
     for suffix, what in ((".json", "results"), (".md", "table"), (".png", "picture")):
         console.print(f"{what}: [bold]{path.with_suffix(suffix)}[/bold]", soft_wrap=True)
 

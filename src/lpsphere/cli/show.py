@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -99,7 +100,7 @@ def show_result(console: Console, result: dict[str, Any], report: Path) -> None:
 
 def show_table(console: Console, rows: list[dict[str, Any]]) -> None:
     """The tidy result of an experiment."""
-    table = Table(*(name.replace("_", " ") for name in rows[0]))
+    table = Table(*(name.replace("_", " ") for name in rows[0]), box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for row in rows:
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
     console.print(table)

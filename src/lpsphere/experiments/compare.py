@@ -109,25 +109,20 @@ def compare(
 
 
 def readable(table: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """The table of a comparison for people: accuracies in percent, differences in points."""
-    rows = []
-    for row in table:
-        difference = "–"
-        if row["difference"] is not None:
-            p_value = "" if row["p_value"] is None else f" (p = {row['p_value']:.2g})"
-            difference = f"{100 * row['difference']:+.2f}{p_value}"
-        rows.append(
-            {
-                "method (optimizer)": row["method"],
-                "sparsity": f"{row['sparsity']:g}",
-                "test accuracy, %": f"{100 * row['test_accuracy']:.2f} ± {100 * row['test_accuracy_sd']:.2f}",
-                "to the reference": difference,
-                "training FLOPs": f"{row['training_flops']:.2e}",
-                "of dense": f"{100 * row['training_flops'] / row['training_flops_dense']:.0f} %",
-                "trials": str(row["trials"]),
-            }
-        )
-    return rows
+    """The table of a comparison for people: accuracies in percent, differences to the reference in points."""
+    return [
+        {
+            "method (optimizer)": row["method"],
+            "sparsity": f"{row['sparsity']:g}",
+            "accuracy, %": f"{100 * row['test_accuracy']:.2f} ± {100 * row['test_accuracy_sd']:.2f}",
+            "difference": "–" if row["difference"] is None else f"{100 * row['difference']:+.2f}",
+            "p-value": "–" if row["p_value"] is None else f"{row['p_value']:.2g}",
+            "training FLOPs": f"{row['training_flops']:.2e}",
+            "of dense": f"{100 * row['training_flops'] / row['training_flops_dense']:.0f} %",
+            "trials": str(row["trials"]),
+        }
+        for row in table
+    ]
 
 
 def markdown(table: Sequence[dict[str, Any]]) -> str:
