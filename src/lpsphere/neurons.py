@@ -100,7 +100,11 @@ class Rule:
             check_exponent(self.p, name="p of the rule")
         if self.radius is not None:
             check_radius(self.radius)
-        if self.sparsity is not None and not (self.sparse and 0 <= self.sparsity < 1):
+        if self.sparsity is None:
+            return
+        if isinstance(self.sparsity, bool) or not isinstance(self.sparsity, int | float):
+            raise TypeError(f"sparsity of the rule must be a number in [0, 1), got {self.sparsity!r}")
+        if not (self.sparse and 0 <= self.sparsity < 1):
             raise ValueError(f"sparsity of the rule must be in [0, 1), and sparse not False; got {self.sparsity}")
 
     def matches(self, layer: str, parameter: str, module: nn.Module) -> bool:

@@ -63,11 +63,12 @@ class Granularity:
         """
         neurons, inputs = (1, self.pattern[1]) if self.pattern is not None else self.block
         for neuron in layers:
-            if neuron.neurons % neurons or neuron.fan_in % inputs:
-                layer = neuron.name.rpartition(".")[0]
+            groups = getattr(neuron.module, "groups", 1)  # of a convolution: their neurons have different inputs
+            if neuron.neurons % neurons or neuron.fan_in % inputs or neuron.neurons // groups % neurons:
+                layer, parts = neuron.name.rpartition(".")[0], f" in {groups} groups" if groups > 1 else ""
                 raise ValueError(
                     f"{self} does not divide {neuron.name}, which has {neuron.neurons} neurons of {neuron.fan_in} "
-                    f"weights: leave it dense with Rule({layer!r}, sparse=False), or choose another granularity"
+                    f"weights{parts}: leave it dense with Rule({layer!r}, sparse=False), or choose another granularity"
                 )
         if self.pattern is None:
             return

@@ -66,6 +66,8 @@ class SNIP(Topology):
     ) -> None:
         if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
             raise ValueError(f"batches must be a whole number of at least 1, got {batches!r}")
+        if isinstance(total_steps, int) and batches > total_steps:
+            raise ValueError(f"batches={batches} is more than total_steps={total_steps}: nothing would ever be pruned")
         self.batches = batches
         self._sums: list[Tensor | None] | None = None
         self._summed = 0

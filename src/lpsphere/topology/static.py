@@ -25,7 +25,7 @@ class Static(Topology):
         total_steps: Optimizer steps of the whole training.
         initial_sparsity: None: a random mask; "keep": the connections whose weights are not zero, or that existing
             masks allow, which must then be as many as ``sparsity`` says.
-        min_fan_in: Connections every neuron has.
+        min_fan_in: Connections every neuron of the random mask has.
         distribution: Densities of the layers, "uniform" or "erk"; a rule with ``sparsity`` fixes a layer's.
         granularity: "weight", a pattern such as "2:4" or a block such as "4x1".
         rules: As for `lpsphere.param_groups`.
