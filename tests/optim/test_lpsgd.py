@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from lpsphere import LpSGD, param_groups
 from lpsphere.geometry import dual, lp_norm, project
-from lpsphere.neurons import select
+from lpsphere.neurons import NeuronLayout, select
 
 FORMS = ["dual", "primal"]
 FOREACH = [False, True]
@@ -674,3 +674,21 @@ def test_what_is_no_list_of_parameters_is_refused():
         LpSGD([parameter(3, 4)], p=1.2).add_param_group([parameter(3, 4)])
     with pytest.raises(ValueError, match="empty parameter list"):
         LpSGD([], p=1.2)
+
+
+@pytest.mark.parametrize("form", ["dual", "primal"])
+@pytest.mark.parametrize("layout", [NeuronLayout(), NeuronLayout(1, 2)])
+def test_a_new_mask_leaves_the_neurons_that_lose_nothing_as_they_are_to_the_last_bit(form, layout):
+    param = torch.nn.Parameter(torch.randn(6, 8, 3, generator=torch.Generator().manual_seed(0)))
+    group = {"params": [param], "p": 1.15, "neuron_dim": layout.neuron_dim, "neuron_groups": layout.groups}
+    optimizer = LpSGD([group], lr=0.05, form=form)
+    for step in range(20):
+        param.grad = torch.randn(param.shape, generator=torch.Generator().manual_seed(step))
+        optimizer.step()
+    rows = torch.ones(layout.neurons(param), layout.fan_in(param), dtype=torch.bool)
+    rows[1, :3] = rows[3, 2] = False
+    before = layout.to_rows(param.detach()).clone(), layout.to_rows(optimizer.state[param][form]).clone()
+    optimizer.on_topology(param, layout.from_rows(rows, param))
+    for old, new in zip(before, (param.detach(), optimizer.state[param][form]), strict=True):
+        same = (layout.to_rows(new) == old).all(1)
+        assert same.tolist() == [i not in (1, 3) for i in range(len(rows))]

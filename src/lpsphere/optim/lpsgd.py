@@ -323,19 +323,24 @@ class LpSGD(Optimizer):
         state, layout, form, p = self.state[param], _layout(group), group["form"], check_exponent(group["p"])
         if "momentum_buffer" in state:
             state["momentum_buffer"].masked_fill_(~mask, 0)
-        outside = ~mask & ((state[form] != 0) | (param != 0))
-        if new_dual is None and not outside.any():
+        dims = layout.fan_in_dims(param)
+        changed = ~mask & ((state[form] != 0) | (param != 0))
+        if new_dual is not None:
+            changed |= new_dual != 0
+        changed = layout.split(changed).any(dims, keepdim=True)  # the other neurons stay as they are, to the last bit
+        if not changed.any():
             return True
         point = state[form].masked_fill_(~mask, 0)
-        split, dims = layout.split(point), layout.fan_in_dims(param)
+        split = layout.split(point)
         if new_dual is not None:
             size = split.abs() if form == "dual" else split.abs().pow(p - 1)
             mean = size.sum(dims, keepdim=True) / (split != 0).sum(dims, keepdim=True).clamp(min=1)
             start = layout.split(new_dual).to(point) * mean
             split.add_(start if form == "dual" else signed_power(start, 1 / (p - 1)))
         moved, unit = _on_spheres(split, p, form, dims)
-        split.copy_(moved)
-        layout.split(param).copy_(self._radius(param, group) * unit)
+        split.copy_(torch.where(changed, moved, split))
+        weights = layout.split(param)
+        weights.copy_(torch.where(changed, (self._radius(param, group) * unit).to(param.dtype), weights))
         self._versions[param] = param._version
         return True
 

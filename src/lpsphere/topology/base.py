@@ -1,15 +1,14 @@
-"""The frame of every topology method: masks, the order of a step by the optimizer's hooks, counts, state.
+"""The frame of every topology method: what a method decides, counts, updates and state.
 
-A method decides by which scores connections are dropped and grown, and how many; everything else is here. The order
-of a step: gradients complete -> dense gradients kept at an update -> gradients masked -> optimizer step (none, where
-the update replaces it) -> weights masked -> at an update: new masks, dropped weights and the optimizer state of
-dropped and grown entries reset, neurons back on their spheres -> event.
+A method decides by which scores connections are dropped and grown, and how many. At an update the masks change, dropped
+weights become 0, the optimizer state of dropped and grown entries is reset and neurons return to their spheres; when
+that is, and how masks hold in between, is in `steps.py`.
 """
 
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
@@ -32,9 +31,10 @@ from lpsphere.topology.checks import (
 )
 from lpsphere.topology.distributions import check_distribution
 from lpsphere.topology.granularity import Granularity
-from lpsphere.topology.masks import buffer_name, get_mask, lowest, scatter, set_mask, top_of_group
+from lpsphere.topology.masks import buffer_name, lowest, scatter, set_mask, top_of_group
 from lpsphere.topology.schedules import UpdateSchedule, half_cosine
 from lpsphere.topology.start import first_masks
+from lpsphere.topology.steps import MaskedSteps
 
 __all__ = ["Event", "Pool", "Topology"]
 
@@ -81,7 +81,7 @@ class Pool:
         return max(round(self.units * (1 - sparsity)), self.fewest)
 
 
-class Topology(ABC):
+class Topology(MaskedSteps):
     """Base of the topology methods; attaches to a model and any torch optimizer by the optimizer's step hooks.
 
     A method is a subclass with `drop_scores` and `grow_scores`. As it stands, the base keeps the sparsity constant:
@@ -115,12 +115,8 @@ class Topology(ABC):
             per neuron, the model has masks already, or the optimizer lacks a selected weight or is not supported.
     """
 
-    replaces_step: ClassVar[bool] = False
-    """Whether an update takes the place of the gradient step: then no parameter moves, and it counts as a step."""
     regrows_dropped: ClassVar[bool] = True
     """Whether what an update drops may be grown back by it; the sparsity of such a method is constant."""
-    uses_gradient: ClassVar[bool] = True
-    """Whether `grow_scores` looks at the dense gradient, which is then kept over the step of an update."""
 
     def __init__(
         self,
@@ -149,20 +145,11 @@ class Topology(ABC):
         self.granularity = Granularity.parse(granularity)
         self.ranking = check_choice("ranking", ranking, ("layer", "network"))
         self.model = model
-        self.optimizer: Optimizer = unwrap(optimizer)
-        self.layers = [neuron for neuron in select(model, rules, include_last) if neuron.sparse]
+        super().__init__(unwrap(optimizer), [neuron for neuron in select(model, rules, include_last) if neuron.sparse])
         self.events: list[Event] = []
-        self._step = 0
+        self._finalized = False
         self._generator = torch.Generator().manual_seed(seed)
         self._callbacks: list[Callable[[Event], None]] = []
-        self._gradients: list[Tensor | None] | None = None  # kept for the update that follows this step
-        self._withheld: list[tuple[Tensor, Tensor]] = []  # gradients that this step must not follow
-        self._taken: list[Tensor | None] | None = None  # the gradients that were masked for the coming step
-        self._stepping = False
-        self._finalized = False
-        self._overdue = False
-        self._stale = False
-        self._owned: dict[str, Tensor] = {}  # masks that the optimizer keeps to by itself
         check_feasible(self.layers, self.granularity, self.target, self.min_fan_in)
         check_rules(self.layers, self.ranking, type(self).__name__)
         check_owned(self.layers, self.optimizer)
@@ -181,12 +168,7 @@ class Topology(ABC):
         for neuron, mask in zip(self.layers, masks, strict=True):
             set_mask(neuron, mask.to(neuron.weight.device))
         self.initial_sparsity = self.sparsity
-        self._apply_masks()
-        self._handles = [
-            self.optimizer.register_step_pre_hook(self._before_step),
-            self.optimizer.register_step_post_hook(self._after_step),
-            self.optimizer.register_load_state_dict_post_hook(self._mark_stale),
-        ]
+        self._attach()
 
     # What a method decides.
 
@@ -205,7 +187,7 @@ class Topology(ABC):
         Ranked by magnitude: a sign may tell `new_weights` where to start.
         """
 
-    def check_start(self, sparsity: float) -> None:  # noqa: B027 - most methods can start anywhere
+    def check_start(self, sparsity: float) -> None:
         """Refuse a sparsity to start from; nothing has been changed yet."""
 
     def budget(self, progress: float, pool: Pool, drop_scores: Tensor) -> tuple[int, int]:
@@ -265,11 +247,6 @@ class Topology(ABC):
         """Call ``function(event)`` after every update of the topology."""
         self._callbacks.append(function)
 
-    @torch.no_grad()
-    def mask_grads(self) -> None:
-        """Mask the gradients in place now, for those who clip them: call it once, when they are complete."""
-        self._take_gradients()
-
     def state_dict(self) -> dict[str, Any]:
         """Everything but the model and the optimizer: settings, step, masks, generator, events."""
         return {
@@ -316,17 +293,6 @@ class Topology(ABC):
         self._taken, self._gradients = None, None
         self._mark_stale()
 
-    def detach(self) -> None:
-        """Take the hooks off the optimizer; the masks stay on the model as buffers but are no longer enforced."""
-        if not self._handles:
-            return  # another method may be attached by now
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        for neuron in self.layers:
-            if hasattr(self.optimizer, "on_topology"):
-                self.optimizer.on_topology(neuron.weight, None)
-
     @torch.no_grad()
     def finalize(self) -> nn.Module:
         """End the method: apply the masks a last time and leave a plain module with a plain state_dict.
@@ -334,11 +300,15 @@ class Topology(ABC):
         Returns:
             The model.
 
+        Raises:
+            ValueError: If this method was detached and another one holds the masks now.
+
         Warns:
             LpSphereWarning: If the target was not reached.
         """
-        if self._finalized or any(get_mask(neuron) is None for neuron in self.layers):
+        if self._finalized:
             return self.model
+        self._check_alone()
         if self.connections != sum(self._goals) * self.granularity.unit:
             due = "is due" if self._step < self.schedule.last else "was"
             warnings.warn(
@@ -354,90 +324,6 @@ class Topology(ABC):
         for neuron in self.layers:
             del neuron.module._buffers[buffer_name(neuron)]
         return self.model
-
-    # The order of a step.
-
-    @torch.no_grad()
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        self._stepping = True
-        if self._stale or self._moved():
-            self._apply_masks()
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None:
-            self._take_gradients()
-            self._withhold_gradients()
-            return None
-
-        def masked_closure() -> Any:
-            self._taken = None
-            loss = closure()
-            with torch.no_grad():
-                self._take_gradients()
-                self._withhold_gradients()
-            return loss
-
-        if len(args) > 1:
-            return (args[0], masked_closure, *args[2:]), kwargs
-        return args, {**kwargs, "closure": masked_closure}
-
-    def _take_gradients(self) -> None:
-        """Keep dense gradients at an update, then mask; gradients that `mask_grads` has masked are kept already."""
-        gradients = [(neuron, self._mask(neuron), neuron.weight.grad) for neuron in self.layers]
-        if self._taken is not None and not self._renewed(gradients):
-            return
-        self._taken = [gradient for _, _, gradient in gradients]
-        self._gradients = None
-        if self._overdue or self.schedule.is_update(self._step + 1):
-            self._gradients = [g.clone() if g is not None and self.uses_gradient else g for _, _, g in gradients]
-        for _, mask, gradient in gradients:
-            if gradient is not None:
-                gradient.masked_fill_(~mask, 0)
-
-    def _renewed(self, gradients: list[tuple[NeuronWeight, Tensor, Tensor | None]]) -> bool:
-        """Whether these are others than those that were masked, whose step a GradScaler may have left out."""
-        if any(g is not None and (g.masked_fill(mask, 0) != 0).any() for _, mask, g in gradients):
-            return True
-        assert self._taken is not None
-        others = any(g is not None and g is not old for (_, _, g), old in zip(gradients, self._taken, strict=True))
-        return others and all(bool(mask.all()) for _, mask, _ in gradients)  # masking leaves a dense network no trace
-
-    def _withhold_gradients(self) -> None:
-        """Where the update replaces the gradient step: without gradients an optimizer moves nothing."""
-        if self._gradients is None or not self.replaces_step:
-            return
-        for group in self.optimizer.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._withheld.append((param, param.grad))
-                    param.grad = None
-
-    @torch.no_grad()
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for param, gradient in self._withheld:
-            param.grad = gradient
-        gradients, self._gradients, self._withheld, self._taken = self._gradients, None, [], None
-        if bool(getattr(optimizer, "found_inf", False)):
-            return  # GradScaler makes a fused optimizer skip the step, but not its hooks
-        for neuron in self.layers:
-            if neuron.name not in self._owned:
-                neuron.weight.masked_fill_(~self._mask(neuron), 0)
-        if not self._stepping:
-            return  # torch calls the hooks within super().step() too: that is the same step
-        self._stepping = False
-        self._step += 1
-        if gradients is None:
-            return
-        self._overdue = not all(gradient is None or bool(gradient.isfinite().all()) for gradient in gradients)
-        if self._overdue:
-            warnings.warn(
-                f"the gradients of step {self._step} are not finite: the topology stays as it was and is updated after "
-                "the next step whose gradients are",
-                LpSphereWarning,
-                stacklevel=3,
-            )
-            return
-        scale = getattr(optimizer, "grad_scale", None)  # GradScaler leaves the unscaling to a fused optimizer
-        self._update([g if g is None or scale is None else g / scale.to(g.device) for g in gradients])
 
     def _update(self, gradients: list[Tensor | None]) -> None:
         new_masks, starts, threshold = self._exchange(gradients)
@@ -519,62 +405,3 @@ class Topology(ABC):
         if self.regrows_dropped and self.granularity.pattern is not None:
             return 0
         return self.granularity.fewest_in_group(neuron, self.min_fan_in)
-
-    # Masks and what hangs on them.
-
-    def _mask(self, neuron: NeuronWeight) -> Tensor:
-        mask = get_mask(neuron)
-        if mask is None:
-            raise RuntimeError(f"{neuron.name} has no mask: the method was finalized, or its buffer was removed")
-        return mask
-
-    def _moved(self) -> bool:
-        """Whether the optimizer was given masks that ``model.to(device)`` has replaced since."""
-        return any(get_mask(neuron) is not self._owned.get(neuron.name, get_mask(neuron)) for neuron in self.layers)
-
-    @torch.no_grad()
-    def _apply_masks(self) -> None:
-        self._stale = False
-        self._owned = {}
-        for neuron in self.layers:
-            self._apply_mask(neuron)
-
-    def _apply_mask(
-        self, neuron: NeuronWeight, changed: Tensor | None = None, new_weights: Tensor | None = None
-    ) -> None:
-        """Zero what is inactive and reset the state of what changed; an optimizer that knows masks is asked first."""
-        weight, mask = neuron.weight, self._mask(neuron)
-        on_topology = getattr(self.optimizer, "on_topology", None)
-        if on_topology is not None and on_topology(weight, mask, new_weights):
-            self._owned[neuron.name] = mask
-            return
-        cleared = ~mask if changed is None else ~mask | changed
-        for key, value in self.optimizer.state.get(weight, {}).items():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
-                value.masked_fill_(cleared, self._fresh_state(key, weight))
-        weight.masked_fill_(~mask, 0)
-        if new_weights is not None:
-            split, dims = neuron.layout.split(weight), neuron.layout.fan_in_dims(weight)
-            mean = split.abs().sum(dims, keepdim=True) / (split != 0).sum(dims, keepdim=True).clamp(min=1)
-            split.add_(neuron.layout.split(new_weights) * mean)
-
-    def _fresh_state(self, key: str, weight: Tensor) -> float:
-        """What an optimizer's state begins with: 0, but for the step sizes of Rprop and the sums of Adagrad."""
-        group = next(g for g in self.optimizer.param_groups if any(weight is param for param in g["params"]))
-        if key == "step_size":
-            return float(group["lr"])
-        return float(group.get("initial_accumulator_value", 0)) if key == "sum" else 0.0
-
-    def _mark_stale(self, *_: Any) -> None:
-        """State was loaded: weights, masks and optimizer state may disagree until the next step begins."""
-        self._stale = True
-
-    def _check_alone(self) -> None:
-        ours = {id(neuron.weight) for neuron in self.layers}
-        for hook in self.optimizer._optimizer_step_pre_hooks.values():
-            other = getattr(hook, "__self__", None)
-            if isinstance(other, Topology) and any(id(neuron.weight) in ours for neuron in other.layers):
-                raise ValueError(
-                    f"a {type(other).__name__} is attached to this model and optimizer already: finalize() it, or "
-                    'detach() it and continue from its masks with initial_sparsity="keep"'
-                )

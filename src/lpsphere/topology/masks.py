@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lpsphere.neurons import NeuronWeight, select
+from lpsphere.neurons import NeuronWeight
 
 __all__ = [
     "apply_masks",
@@ -51,10 +51,11 @@ def apply_masks(model: nn.Module) -> nn.Module:
     Returns:
         The model.
     """
-    for neuron in select(model, include_last=True):
-        mask = get_mask(neuron)
-        if mask is not None:
-            neuron.weight.masked_fill_(~mask, 0)
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            mask = module._buffers.get(f"{name}_mask")
+            if mask is not None:
+                weight.masked_fill_(~mask, 0)
     return model
 
 

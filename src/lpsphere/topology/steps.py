@@ -1,0 +1,221 @@
+"""Masks kept through the steps of any torch optimizer, by its step hooks; and when a step is one that updates them.
+
+The order of a step: gradients complete -> dense gradients kept at an update -> gradients masked -> optimizer step
+(none, where the update replaces it) -> weights masked -> the update. Knows layers, masks and optimizer state; which
+connections exist is decided by its subclasses.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from lpsphere.neurons import LpSphereWarning, NeuronWeight
+from lpsphere.topology.masks import get_mask
+from lpsphere.topology.schedules import UpdateSchedule
+
+__all__ = ["MaskedSteps"]
+
+
+class MaskedSteps(ABC):
+    """Layers whose masks hold at every step of an optimizer.
+
+    Args:
+        optimizer: A torch optimizer, which has the weights of the layers.
+        layers: The layers; each has a mask when `_attach` is called.
+    """
+
+    replaces_step: ClassVar[bool] = False
+    """Whether an update takes the place of the gradient step: then no parameter moves, and it counts as a step."""
+    uses_gradient: ClassVar[bool] = True
+    """Whether an update looks at the dense gradient, which is then kept over the step before it."""
+
+    schedule: UpdateSchedule
+
+    def __init__(self, optimizer: Optimizer, layers: list[NeuronWeight]) -> None:
+        self.optimizer, self.layers = optimizer, layers
+        self._handles: list[Any] = []
+        self._step = 0
+        self._gradients: list[Tensor | None] | None = None  # kept for the update that follows this step
+        self._withheld: list[tuple[Tensor, Tensor]] = []  # gradients that this step must not follow
+        self._taken: list[Tensor | None] | None = None  # the gradients that were masked for the coming step
+        self._stepping = False
+        self._overdue = False
+        self._stale = False
+        self._owned: dict[str, Tensor] = {}  # masks that the optimizer keeps to by itself
+
+    @abstractmethod
+    def _update(self, gradients: list[Tensor | None]) -> None:
+        """Change the masks after a step; the dense gradients are without a loss scale, None where there is none."""
+
+    @torch.no_grad()
+    def mask_grads(self) -> None:
+        """Mask the gradients in place now, for those who clip them: call it once, when they are complete."""
+        self._take_gradients()
+
+    def detach(self) -> None:
+        """Take the hooks off the optimizer; the masks stay on the model as buffers but are no longer enforced."""
+        if not self._handles:
+            return  # another method may be attached by now
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        for neuron in self.layers:
+            if hasattr(self.optimizer, "on_topology"):
+                self.optimizer.on_topology(neuron.weight, None)
+
+    def _attach(self) -> None:
+        self._apply_masks()
+        self._handles = [
+            self.optimizer.register_step_pre_hook(self._before_step),
+            self.optimizer.register_step_post_hook(self._after_step),
+            self.optimizer.register_load_state_dict_post_hook(self._mark_stale),
+        ]
+
+    @torch.no_grad()
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        self._stepping = True
+        if self._stale or self._moved():
+            self._apply_masks()
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._take_gradients()
+            self._withhold_gradients()
+            return None
+
+        def masked_closure() -> Any:
+            self._taken = None
+            loss = closure()
+            with torch.no_grad():
+                self._take_gradients()
+                self._withhold_gradients()
+            return loss
+
+        if len(args) > 1:
+            return (args[0], masked_closure, *args[2:]), kwargs
+        return args, {**kwargs, "closure": masked_closure}
+
+    def _take_gradients(self) -> None:
+        """Keep dense gradients at an update, then mask; gradients that `mask_grads` has masked are kept already."""
+        gradients = [(neuron, self._mask(neuron), neuron.weight.grad) for neuron in self.layers]
+        if self._taken is not None and not self._renewed(gradients):
+            return
+        self._taken = [gradient for _, _, gradient in gradients]
+        self._gradients = None
+        if self._overdue or self.schedule.is_update(self._step + 1):
+            self._gradients = [g.clone() if g is not None and self.uses_gradient else g for _, _, g in gradients]
+        for _, mask, gradient in gradients:
+            if gradient is not None:
+                gradient.masked_fill_(~mask, 0)
+
+    def _renewed(self, gradients: list[tuple[NeuronWeight, Tensor, Tensor | None]]) -> bool:
+        """Whether these are others than those that were masked, whose step a GradScaler may have left out."""
+        if any(g is not None and (g.masked_fill(mask, 0) != 0).any() for _, mask, g in gradients):
+            return True
+        assert self._taken is not None
+        others = any(g is not None and g is not old for (_, _, g), old in zip(gradients, self._taken, strict=True))
+        return others and all(bool(mask.all()) for _, mask, _ in gradients)  # masking leaves a dense network no trace
+
+    def _withhold_gradients(self) -> None:
+        """Where the update replaces the gradient step: without gradients an optimizer moves nothing."""
+        if self._gradients is None or not self.replaces_step:
+            return
+        for group in self.optimizer.param_groups:
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._withheld.append((param, param.grad))
+                    param.grad = None
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for param, gradient in self._withheld:
+            param.grad = gradient
+        gradients, self._gradients, self._withheld, self._taken = self._gradients, None, [], None
+        if bool(getattr(optimizer, "found_inf", False)):
+            return  # GradScaler makes a fused optimizer skip the step, but not its hooks
+        for neuron in self.layers:
+            if neuron.name not in self._owned:
+                neuron.weight.masked_fill_(~self._mask(neuron), 0)
+        if not self._stepping:
+            return  # torch calls the hooks within super().step() too: that is the same step
+        self._stepping = False
+        self._step += 1
+        if gradients is None:
+            return
+        self._overdue = not all(gradient is None or bool(gradient.isfinite().all()) for gradient in gradients)
+        if self._overdue:
+            warnings.warn(
+                f"the gradients of step {self._step} are not finite: the topology stays as it was and is updated after "
+                "the next step whose gradients are",
+                LpSphereWarning,
+                stacklevel=3,
+            )
+            return
+        scale = getattr(optimizer, "grad_scale", None)  # GradScaler leaves the unscaling to a fused optimizer
+        self._update([g if g is None or scale is None else g / scale.to(g.device) for g in gradients])
+
+    def _mask(self, neuron: NeuronWeight) -> Tensor:
+        mask = get_mask(neuron)
+        if mask is None:
+            raise RuntimeError(f"{neuron.name} has no mask: the method was finalized, or its buffer was removed")
+        return mask
+
+    def _moved(self) -> bool:
+        """Whether the optimizer was given masks that ``model.to(device)`` has replaced since."""
+        return any(get_mask(neuron) is not self._owned.get(neuron.name, get_mask(neuron)) for neuron in self.layers)
+
+    @torch.no_grad()
+    def _apply_masks(self) -> None:
+        self._stale = False
+        self._owned = {}
+        for neuron in self.layers:
+            self._apply_mask(neuron)
+
+    def _apply_mask(
+        self, neuron: NeuronWeight, changed: Tensor | None = None, new_weights: Tensor | None = None
+    ) -> None:
+        """Zero what is inactive and reset the state of what changed; an optimizer that knows masks is asked first."""
+        weight, mask = neuron.weight, self._mask(neuron)
+        on_topology = getattr(self.optimizer, "on_topology", None)
+        if on_topology is not None and on_topology(weight, mask, new_weights):
+            self._owned[neuron.name] = mask
+            return
+        cleared = ~mask if changed is None else ~mask | changed
+        for key, value in self.optimizer.state.get(weight, {}).items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                value.masked_fill_(cleared, self._fresh_state(key, weight))
+        weight.masked_fill_(~mask, 0)
+        if new_weights is not None:
+            split, dims = neuron.layout.split(weight), neuron.layout.fan_in_dims(weight)
+            mean = split.abs().sum(dims, keepdim=True) / (split != 0).sum(dims, keepdim=True).clamp(min=1)
+            split.add_(neuron.layout.split(new_weights) * mean)
+
+    def _fresh_state(self, key: str, weight: Tensor) -> float:
+        """What an optimizer's state begins with: 0, but for the step sizes of Rprop and the sums of Adagrad."""
+        group = next(g for g in self.optimizer.param_groups if any(weight is param for param in g["params"]))
+        if key == "step_size":
+            return float(group["lr"])
+        return float(group.get("initial_accumulator_value", 0)) if key == "sum" else 0.0
+
+    def _mark_stale(self, *_: Any) -> None:
+        """State was loaded: weights, masks and optimizer state may disagree until the next step begins."""
+        self._stale = True
+
+    def _check_alone(self) -> None:
+        ours = {id(neuron.weight) for neuron in self.layers}
+        for hook in self.optimizer._optimizer_step_pre_hooks.values():
+            other = getattr(hook, "__self__", None)
+            if (
+                other is not self
+                and isinstance(other, MaskedSteps)
+                and any(id(neuron.weight) in ours for neuron in other.layers)
+            ):
+                raise ValueError(
+                    f"a {type(other).__name__} is attached to this model and optimizer already: finalize() it, or "
+                    'detach() it and continue from its masks with initial_sparsity="keep"'
+                )
