@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -65,3 +66,11 @@ def test_the_plot_has_a_line_for_each_method_and_a_band(tmp_path):
     assert sorted(labels) == ["LpSGD, p = 1.2", "SGD", "dense"]
     figure.savefig(tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 5_000
+
+
+def test_a_run_that_diverges_scores_nothing_on_a_validation_split_and_is_an_error_in_a_test(tmp_path):
+    wild = replace(CONFIG, method="dense", optimizer="sgd", lr=1e30, schedule="constant", norm=False)
+    runs = Runs(tmp_path / "x.json", "", CONFIG, "", lambda line: None)
+    assert runs.accuracies({}, wild, 1, validation=True) == [0.0]
+    with pytest.raises(FloatingPointError, match="training diverged"):
+        runs.results([Run({"part": "test"}, wild)])
