@@ -45,10 +45,10 @@ def test_attention_counts_its_projections_for_every_token():
 
         def forward(self, x):
             context = torch.zeros(len(x), 7, self.attend.kdim)
-            return self.attend(x, x, x)[0] if self.attend.kdim == 6 else self.attend(x, context, context)[0]
+            return self.attend(x, key=context, value=context)[0]
 
     assert layer_costs(Attention(), torch.randn(2, 5, 6)) == {
-        "attend.in_proj_weight": LayerCost(108, 5),
+        "attend.in_proj_weight": LayerCost(108, (5 + 7 + 7) / 3),
         "attend.out_proj.weight": LayerCost(36, 5),
     }
     assert layer_costs(Attention(kdim=4, vdim=4), torch.randn(2, 5, 6)) == {
@@ -61,9 +61,11 @@ def test_attention_counts_its_projections_for_every_token():
 
 def test_looking_leaves_the_model_as_it_was():
     model = WideResNet((1, 1, 1), 4)
+    model.stem.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     layer_costs(model, torch.randn(2, 1, 8, 8))
     assert model.training
+    assert not model.stem.bn.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
 

@@ -28,9 +28,3 @@ def test_the_loop_of_the_readme_trains_a_sparse_network(capsys):
     printed = capsys.readouterr().out
     assert "3.weight" in printed
     assert "| ||w||_p - r |" in printed
-
-
-def test_every_file_that_the_readme_links_to_exists():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
-    assert links
-    assert [link for link in links if not (Path(__file__).parents[1] / link).exists()] == []

@@ -45,7 +45,7 @@ def layer_costs(model: nn.Module, example: Tensor) -> dict[str, LayerCost]:
     Normalisation, biases, activations and the attention products themselves are not counted: no method changes them.
 
     Args:
-        model: The model; it is run in evaluation mode, which is restored.
+        model: The model; it is run in evaluation mode; its own is restored.
         example: A batch that it takes, shape (n, ...).
 
     Returns:
@@ -61,14 +61,15 @@ def layer_costs(model: nn.Module, example: Tensor) -> dict[str, LayerCost]:
             sizes[name] = weight.numel()
             uses[name] = uses.get(name, 0.0) + positions / len(example)
 
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def hook(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
         if isinstance(module, nn.MultiheadAttention):
-            query, key = inputs[0], inputs[1]
-            count(module.in_proj_weight, query.numel() / query.shape[-1])
-            count(module.q_proj_weight, query.numel() / query.shape[-1])
+            given = dict(zip(("query", "key", "value"), inputs, strict=False)) | keywords
+            queries, keys = (given[name].numel() / given[name].shape[-1] for name in ("query", "key"))
+            count(module.in_proj_weight, (queries + 2 * keys) / 3)
+            count(module.q_proj_weight, queries)
             for weight in (module.k_proj_weight, module.v_proj_weight):
-                count(weight, key.numel() / key.shape[-1])
-            count(module.out_proj.weight, query.numel() / query.shape[-1])
+                count(weight, keys)
+            count(module.out_proj.weight, queries)
         elif isinstance(module, nn.Linear):
             count(module.weight, output.numel() / output.shape[-1])
         elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -76,13 +77,14 @@ def layer_costs(model: nn.Module, example: Tensor) -> dict[str, LayerCost]:
         elif isinstance(module, _TRANSPOSED):
             count(module.weight, inputs[0].numel() / module.in_channels)
 
-    handles = [module.register_forward_hook(hook) for module in model.modules()]
-    training = model.training
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module in model.modules()]
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         model(example)
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
         for handle in handles:
             handle.remove()
     return {name: LayerCost(sizes[name], used) for name, used in uses.items()}

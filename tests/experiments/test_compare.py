@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 from scipy import stats
@@ -9,10 +10,10 @@ from lpsphere.experiments import search as searching
 from lpsphere.experiments.compare import Entry, compare, markdown, parse_methods
 from lpsphere.training import TrainConfig
 
-CONFIG = TrainConfig(data="wine", hidden=(16,), epochs=3, batch_size=32, device="cpu", threads=1)
+BASE = TrainConfig(data="wine", hidden=(16,), epochs=3, batch_size=32, device="cpu", threads=1)
 
 
-def run(path, methods="dense,rigl,semi-pruning", told=None, **changes):
+def run(path, methods="dense,rigl,semi-pruning", told=None, base=BASE, **changes):
     entries = parse_methods(methods)
     settings = {
         "seeds": 2,
@@ -22,7 +23,7 @@ def run(path, methods="dense,rigl,semi-pruning", told=None, **changes):
         "command": "lpsphere compare",
         **changes,
     }
-    return compare(path, CONFIG, entries, [0.5, 0.8], tell=(told if told is not None else []).append, **settings)
+    return compare(path, base, entries, [0.5, 0.8], tell=(told if told is not None else []).append, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,9 @@ def test_methods_are_trained_by_lpsgd_or_sgd_unless_told_otherwise():
         Entry("rigl", "adamw"),
         Entry("semi-pruning", "sgd"),
     ]
+    (entry,) = parse_methods("rigl:adamw:every=40:distribution=erk")
+    assert entry == Entry("rigl", "adamw", (("every", 40), ("distribution", "erk")))
+    assert str(entry) == "rigl (adamw, every=40, distribution=erk)"
 
 
 @pytest.mark.parametrize(
@@ -45,17 +49,19 @@ def test_methods_are_trained_by_lpsgd_or_sgd_unless_told_otherwise():
     [
         ("dense,magic", "unknown method 'magic': choose from dense, static, set, rigl, snip, gmp, semi-pruning"),
         ("set:lbfgs", "optimizer must be one of lpsgd, sgd, adamw; got 'lbfgs'"),
+        ("gmp:regrow=0.5", "gmp takes no regrow; its settings are initial_sparsity, begin, end, every"),
+        ("rigl:every=often", "every must be a whole number or nothing, got 'often'"),
         ("set,set:sgd", "a method is given twice in 'set,set:sgd'"),
     ],
 )
 def test_a_wrong_list_of_methods_is_explained(text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         parse_methods(text)
 
 
 def test_every_method_has_the_same_trials_splits_and_seeds(finished):
     _, result = finished
-    rows = [(row["method"], row["sparsity"]) for row in result["table"]]
+    rows = [(row["method"], row["target"]) for row in result["table"]]
     assert rows == [
         ("dense (sgd)", 0.0),
         *[(method, sparsity) for method in ("rigl (sgd)", "semi-pruning (lpsgd)") for sparsity in (0.5, 0.8)],
@@ -65,28 +71,28 @@ def test_every_method_has_the_same_trials_splits_and_seeds(finished):
         for part, expected in (("validation", 3 * 2), ("test", 2)):
             chosen = [r for r in runs if r["part"] == part and r["target"] == sparsity]
             assert len(chosen) == expected
-        rates = {(r["lr"], r["other_lr"]) for r in runs if r["part"] == "validation" and r["target"] == sparsity}
+        rates = {(r["lr"], r.get("other_lr")) for r in runs if r["part"] == "validation" and r["target"] == sparsity}
         assert len(rates) == 3
 
 
 def test_the_best_rates_by_validation_are_those_that_are_tested(finished):
     _, result = finished
     for row in result["table"]:
-        runs = [r for r in result["runs"] if (r["method"], r["target"]) == (row["method"], row["sparsity"])]
+        runs = [r for r in result["runs"] if (r["method"], r["target"]) == (row["method"], row["target"])]
         scores = {}
         for r in runs:
             if r["part"] == "validation":
-                scores.setdefault((r["lr"], r["other_lr"]), []).append(r["accuracy"])
+                scores.setdefault((r["lr"], r.get("other_lr")), []).append(r["accuracy"])
         means = {rates: sum(found) / len(found) for rates, found in scores.items()}
-        assert means[row["lr"], row["other_lr"]] == max(means.values()) == row["validation_accuracy"]
+        assert means[row["lr"], row.get("other_lr")] == max(means.values()) == row["validation_accuracy"]
         tested = [r for r in runs if r["part"] == "test"]
-        assert {(r["lr"], r["other_lr"]) for r in tested} == {(row["lr"], row["other_lr"])}
+        assert {(r["lr"], r.get("other_lr")) for r in tested} == {(row["lr"], row.get("other_lr"))}
         assert row["test_accuracy"] == pytest.approx(sum(r["accuracy"] for r in tested) / 2)
 
 
 def test_the_cost_of_training_is_counted(finished):
     _, result = finished
-    by_method = {(row["method"], row["sparsity"]): row for row in result["table"]}
+    by_method = {(row["method"], row["target"]): row for row in result["table"]}
     dense = by_method["dense (sgd)", 0.0]
     assert dense["training_flops"] == dense["training_flops_dense"]
     for method in ("rigl (sgd)", "semi-pruning (lpsgd)"):
@@ -101,8 +107,8 @@ def test_differences_are_paired_by_seed(finished):
         if row["method"] == "semi-pruning (lpsgd)":
             assert row["difference"] is row["p_value"] is None
             continue
-        sparsity = row["sparsity"] or 0.5  # dense training is held against the lowest sparsity
-        ours = [tested[row["method"], row["sparsity"], seed] for seed in range(2)]
+        sparsity = row["target"] or 0.5  # dense training is held against the lowest sparsity
+        ours = [tested[row["method"], row["target"], seed] for seed in range(2)]
         theirs = [tested["semi-pruning (lpsgd)", sparsity, seed] for seed in range(2)]
         assert row["difference"] == pytest.approx(sum(ours) / 2 - sum(theirs) / 2)
         p_value = stats.ttest_rel(ours, theirs).pvalue
@@ -148,3 +154,53 @@ def test_searched_rates_stay_within_their_space(finished):
         optimizer = r["method"].rpartition("(")[2].rstrip(")")
         for name, (low, high) in searching.SPACES[optimizer].items():
             assert low <= r[name] <= high
+
+
+def test_settings_of_methods_go_to_those_that_take_them_and_own_settings_win(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        "lpsphere.experiments.runs.train_once",
+        lambda config, validation: (
+            seen.setdefault((config.method, config.every), (config.every, config.regrow, config.distribution))
+            and {"accuracy": 0.5, "sparsity": 0.5, "training_flops": 1, "training_flops_dense": 2, "dead": 0}
+        ),
+    )
+    base = replace(BASE, every=7, regrow=0.1, distribution="erk")
+    run(tmp_path / "c.json", "dense,static,rigl,rigl:every=3,semi-pruning", base=base, trials=1, seeds=1, splits=1)
+    assert seen == {
+        ("dense", None): (None, None, None),
+        ("static", None): (None, None, "erk"),
+        ("rigl", 7): (7, None, "erk"),
+        ("rigl", 3): (3, None, "erk"),
+        ("semi-pruning", 7): (7, 0.1, "erk"),
+    }
+
+
+def test_runs_that_diverge_are_counted(tmp_path, monkeypatch):
+    def train_once(config, validation):
+        if config.seed == 1 and validation is None:
+            return {"accuracy": 0.0, "diverged": True}
+        return {"accuracy": 0.5, "sparsity": 0.5, "training_flops": 1, "training_flops_dense": 2, "dead": 3}
+
+    monkeypatch.setattr("lpsphere.experiments.runs.train_once", train_once)
+    result = run(tmp_path / "c.json", "set", trials=1)
+    assert [(row["diverged"], row["test_accuracy"], row["dead_neurons"]) for row in result["table"]] == [
+        (1, 0.25, 3)
+    ] * 2
+    assert "1 diverged" in (tmp_path / "c.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "regression"}, "compare scores by accuracy: task must be classification, got regression"),
+        ({"method": "set", "seed": 3}, "the comparison sets method, seed itself: use --methods"),
+        ({"lr": 0.5}, "learning rates are searched: leave lr and other_lr out, or pass --trials 1"),
+        ({"other_lr": 0.5}, "learning rates are searched"),
+        ({"batches": 3}, "none of the methods takes batches"),
+    ],
+)
+def test_a_base_that_does_not_suit_a_comparison_is_refused_before_anything_is_trained(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "c.json", base=replace(BASE, **changes))
+    assert not list(tmp_path.iterdir())

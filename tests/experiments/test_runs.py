@@ -1,10 +1,15 @@
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from lpsphere.experiments.digits import digits
+from lpsphere.experiments.grow_init import grow_init
 from lpsphere.experiments.plots import accuracy_against_sparsity
 from lpsphere.experiments.runs import Run, Runs, mean_and_sd
+from lpsphere.experiments.sparsity import sparsity
 from lpsphere.training import TrainConfig
 
 CONFIG = TrainConfig(data="wine", hidden=(16, 16), epochs=2, batch_size=32, device="cpu", threads=1)
@@ -56,7 +61,7 @@ def test_mean_and_standard_deviation_of_one_and_of_several():
 
 def test_the_plot_has_a_line_for_each_method_and_a_band(tmp_path):
     rows = [
-        {"method": method, "sparsity": target, "test_accuracy": 0.9, "test_accuracy_sd": 0.01}
+        {"method": method, "target": target, "test_accuracy": 0.9, "test_accuracy_sd": 0.01}
         for method in ("LpSGD, p = 1.2", "SGD")
         for target in (0.5, 0.9)
     ]
@@ -68,9 +73,30 @@ def test_the_plot_has_a_line_for_each_method_and_a_band(tmp_path):
     assert (tmp_path / "p.png").stat().st_size > 5_000
 
 
-def test_a_run_that_diverges_scores_nothing_on_a_validation_split_and_is_an_error_in_a_test(tmp_path):
+def test_a_run_that_diverges_scores_nothing_and_says_so(tmp_path):
     wild = replace(CONFIG, method="dense", optimizer="sgd", lr=1e30, schedule="constant", norm=False)
     runs = Runs(tmp_path / "x.json", "", CONFIG, "", lambda line: None)
-    assert runs.accuracies({}, wild, 1, validation=True) == [0.0]
-    with pytest.raises(FloatingPointError, match="training diverged"):
-        runs.results([Run({"part": "test"}, wild)])
+    assert runs.results([Run({}, wild), Run({}, wild, 0)]) == [{"accuracy": 0.0, "diverged": True}] * 2
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_fails_loses_none_of_the_others(tmp_path, processes):
+    impossible = replace(CONFIG, sparsity=0.999)
+    with (
+        Runs(tmp_path / "x.json", "", CONFIG, "", lambda line: None, processes=processes) as runs,
+        pytest.raises(ValueError, match="largest feasible sparsity"),
+    ):
+        runs.results([Run({"seed": 0}, CONFIG), Run({"seed": 1}, impossible)])
+    assert [run["seed"] for run in json.loads((tmp_path / "x.json").read_text())["runs"]] == [0]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "results").glob("*.json")), ids=lambda path: path.stem
+)
+def test_the_experiments_can_go_on_from_the_results_that_are_kept(path):
+    experiments = {"digits": digits, "sparsity": sparsity, "grow-init": grow_init}
+    if path.stem not in experiments:
+        pytest.skip("not an experiment of lpsphere reproduce")
+    module = sys.modules[experiments[path.stem].__module__]
+    runs = Runs(path, module.__doc__, module._BASE, "", lambda line: None)
+    assert len(runs.runs) > 100

@@ -493,3 +493,28 @@ def test_more_batches_than_steps_are_refused():
     model = perceptron()
     with pytest.raises(ValueError, match="batches=6 is more than total_steps=5: nothing would ever be pruned"):
         lp.SNIP(model, still(model), sparsity=0.5, total_steps=5, batches=6)
+
+
+def test_the_saliencies_of_half_precision_weights_do_not_underflow():
+    generator = torch.Generator().manual_seed(0)
+    weights, gradients = torch.randn(2, 20, 30, generator=generator)
+    model = Rows(weights.tolist(), dtype=torch.float16)
+    topology = lp.SNIP(model, still(model), sparsity=0.8, total_steps=1, include_last=True)
+    model.a.weight.grad = (1e-6 * gradients).half()
+    saliency = (model.a.weight.detach().double() * model.a.weight.grad.double()).abs().flatten()
+    topology.optimizer.step()
+    kept = saliency.argsort(descending=True, stable=True)[:120]
+    assert set(topology.masks["a.weight"].flatten().nonzero().flatten().tolist()) == set(kept.tolist())
+
+
+@pytest.mark.parametrize("method", [lp.RigL, lp.SET])
+def test_a_layer_without_a_gradient_is_left_alone_when_the_whole_network_is_ranked(method):
+    model = perceptron()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    topology = method(model, optimizer, sparsity=0.5, total_steps=10, every=1, ranking="network", seed=1)
+    model[0].requires_grad_(False)
+    before = {name: mask.clone() for name, mask in topology.masks.items()}
+    train(model, optimizer, range(5))
+    assert torch.equal(topology.masks["0.weight"], before["0.weight"])
+    assert not torch.equal(topology.masks["3.weight"], before["3.weight"])
+    assert topology.connections == round(topology.weights * 0.5)

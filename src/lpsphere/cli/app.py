@@ -230,8 +230,9 @@ def compare(
     methods: Annotated[
         str,
         typer.Option(
-            help="Methods, separated by commas: dense, static, set, rigl, snip, gmp, semi-pruning. **rigl:lpsgd** "
-            "names the optimizer (lpsgd, sgd or adamw), which is lpsgd for semi-pruning and sgd for the others.",
+            help="Methods, separated by commas: dense, static, set, rigl, snip, gmp, semi-pruning. The "
+            "optimizer is lpsgd for semi-pruning and sgd for the others; **rigl:adamw:every=100** names another, and "
+            "settings of that method alone.",
             rich_help_panel=METHOD,
         ),
     ] = "dense,static,set,rigl,snip,gmp,semi-pruning",
@@ -245,7 +246,9 @@ def compare(
             rich_help_panel=METHOD,
         ),
     ] = None,
-    data: Annotated[str, typer.Option(help="As for lpsphere train.", rich_help_panel=DATA)] = "digits",
+    data: Annotated[
+        str | None, typer.Option(help="As for lpsphere train. [default: digits]", rich_help_panel=DATA)
+    ] = None,
     data_dir: Annotated[
         str | None,
         typer.Option(
@@ -273,7 +276,11 @@ def compare(
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.", rich_help_panel=RUN)] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any other setting of lpsphere train, NAME=VALUE.", rich_help_panel=RUN),
+        typer.Option(
+            "--set",
+            help="Any other setting of lpsphere train, NAME=VALUE; one of methods goes to those that take it.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="JSON file of the results. [default: results/compare-DATA.json]")
@@ -286,10 +293,10 @@ def compare(
     Examples:
     `lpsphere compare`
 
-    `lpsphere compare --methods rigl,rigl:lpsgd,semi-pruning --sparsities 0.95 --data fashion-mnist --epochs 12`
+    `lpsphere compare --methods rigl,rigl:lpsgd,semi-pruning:regrow=0.5 --sparsities 0.95 --data wine`
     """
-    given = {"data": data, "data_dir": data_dir, "epochs": epochs, "threads": 1}
-    base = {} if config is None else asdict(TrainConfig.load(config))
+    given = {"data": data, "data_dir": data_dir, "epochs": epochs}
+    base = {"threads": 1} if config is None else asdict(TrainConfig.load(config))
     chosen = {name: value for name, value in given.items() if value is not None} | _settings(settings or [])
     run = TrainConfig.from_dict(base | chosen)
     entries = parse_methods(methods)
@@ -297,7 +304,7 @@ def compare(
     if against not in entries:
         raise ValueError(f"the reference {against} is not among --methods {methods}")
     targets = _fractions("--sparsities", sparsities)
-    path = out or Path("results") / f"compare-{Path(data).name.split('.')[0]}.json"
+    path = out or Path("results") / f"compare-{Path(run.data).name.split('.')[0]}.json"
     sizes = [1 if entry.method == "dense" else len(targets) for entry in entries]
     console.print(
         f"{len(entries)} methods: {sum(sizes) * trials * splits:,} runs to find learning rates ({trials} for each, "

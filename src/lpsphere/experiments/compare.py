@@ -11,44 +11,60 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from scipy.stats import ttest_rel
 
 from lpsphere.experiments.plots import accuracy_against_sparsity
 from lpsphere.experiments.runs import Run, Runs, mean_and_sd
-from lpsphere.experiments.search import Found, search
+from lpsphere.experiments.search import SPACES, Found, search
 from lpsphere.topology import METHODS
 from lpsphere.training import TrainConfig
 from lpsphere.training.files import replace_file
+from lpsphere.training.setup import method_settings
 
 __all__ = ["Entry", "compare", "markdown", "parse_methods", "readable"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a comparison: a method, and the optimizer that trains with it."""
+    """One line of a comparison.
+
+    Attributes:
+        method: The method.
+        optimizer: The optimizer that trains with it.
+        settings: Settings of its own, as (name, value).
+    """
 
     method: str
     optimizer: str
+    settings: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        """As on the command line."""
-        return f"{self.method} ({self.optimizer})"
+        """How tables name it."""
+        return f"{self.method} ({', '.join([self.optimizer, *(f'{name}={value}' for name, value in self.settings)])})"
 
 
 def parse_methods(text: str) -> list[Entry]:
-    """From "dense,rigl,semi-pruning"; "rigl:lpsgd" names the optimizer, which is LpSGD for semi-pruning, else SGD.
+    """From "dense,rigl,semi-pruning"; "rigl:adamw:every=40" names the optimizer and settings.
+
+    The optimizer is LpSGD for semi-pruning and SGD for the others unless it is named.
 
     Raises:
-        ValueError: If a method or optimizer is unknown, or one is given twice.
+        TypeError, ValueError: If a method, optimizer or setting is unknown, or a line is given twice.
     """
     entries = []
     for part in text.split(","):
-        method, _, optimizer = part.strip().partition(":")
+        method, *rest = part.strip().split(":")
         if method not in (*METHODS, "dense"):
             raise ValueError(f"unknown method {method!r}: choose from {', '.join(('dense', *METHODS))}")
-        optimizer = optimizer or ("lpsgd" if method == "semi-pruning" else "sgd")
-        replace(TrainConfig(), optimizer=optimizer)  # refuses an unknown one
-        entries.append(Entry(method, optimizer))
+        settings = {name: yaml.safe_load(value) for name, equals, value in (r.partition("=") for r in rest) if equals}
+        optimizer = next((r for r in rest if "=" not in r), "lpsgd" if method == "semi-pruning" else "sgd")
+        unknown = [name for name in settings if name not in method_settings(method)]
+        if unknown:
+            allowed = ", ".join(method_settings(method)) or "none"
+            raise ValueError(f"{method} takes no {', '.join(unknown)}; its settings are {allowed}")
+        TrainConfig.from_dict({"optimizer": optimizer} | settings)  # refuses unknown optimizers and wrong values
+        entries.append(Entry(method, optimizer, tuple(settings.items())))
     if len(set(entries)) < len(entries):
         raise ValueError(f"a method is given twice in {text!r}")
     return entries
@@ -72,7 +88,7 @@ def compare(
 
     Args:
         path: JSON file of the results; the picture and the table have the same name with .png and .md.
-        base: What all runs share.
+        base: What all runs share; a setting of a method goes to those that take it.
         entries: The methods.
         sparsities: Target sparsities of the methods other than dense.
         seeds: Training seeds of the test runs, 0 to seeds - 1, the same for every method.
@@ -85,7 +101,11 @@ def compare(
 
     Returns:
         The content of the file; its table has a row for each method and sparsity.
+
+    Raises:
+        ValueError: If the base is not a classification, sets what the comparison varies, or no method takes a setting.
     """
+    _check(base, entries, trials)
     settings = [_setting(base, entry, sparsity) for entry in entries for sparsity in _sparsities(entry, sparsities)]
     with Runs(path, __doc__, base, command, tell, processes) as runs:
         best = search(runs, settings, trials, splits)
@@ -110,19 +130,24 @@ def compare(
 
 def readable(table: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     """The table of a comparison for people: accuracies in percent, differences to the reference in points."""
-    return [
-        {
-            "method (optimizer)": row["method"],
-            "sparsity": f"{row['sparsity']:g}",
-            "accuracy, %": f"{100 * row['test_accuracy']:.2f} ± {100 * row['test_accuracy_sd']:.2f}",
-            "difference": "–" if row["difference"] is None else f"{100 * row['difference']:+.2f}",
-            "p-value": "–" if row["p_value"] is None else f"{row['p_value']:.2g}",
-            "training FLOPs": f"{row['training_flops']:.2e}",
-            "of dense": f"{100 * row['training_flops'] / row['training_flops_dense']:.0f} %",
-            "trials": str(row["trials"]),
-        }
-        for row in table
-    ]
+    rows = []
+    for row in table:
+        lost = f", {row['diverged']} diverged" if row["diverged"] else ""
+        cost, dense = row["training_flops"], row["training_flops_dense"]
+        rows.append(
+            {
+                "method (optimizer)": row["method"],
+                "sparsity": "–" if row["sparsity"] is None else f"{row['sparsity']:.4g}",
+                "accuracy, %": f"{100 * row['test_accuracy']:.2f} ± {100 * row['test_accuracy_sd']:.2f}{lost}",
+                "difference": "–" if row["difference"] is None else f"{100 * row['difference']:+.2f}",
+                "p-value": "–" if row["p_value"] is None else f"{row['p_value']:.2g}",
+                "dead": "–" if row["dead_neurons"] is None else f"{row['dead_neurons']:.0f}",
+                "training FLOPs": "–" if cost is None else f"{cost:.2e}",
+                "of dense": "–" if cost is None else f"{100 * cost / dense:.0f} %",
+                "trials": str(row["trials"]),
+            }
+        )
+    return rows
 
 
 def markdown(table: Sequence[dict[str, Any]]) -> str:
@@ -132,29 +157,58 @@ def markdown(table: Sequence[dict[str, Any]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def _check(base: TrainConfig, entries: Sequence[Entry], trials: int) -> None:
+    plain = TrainConfig()
+    if base.task != "classification":
+        raise ValueError(f"compare scores by accuracy: task must be classification, got {base.task}")
+    varied = [
+        name for name in ("method", "optimizer", "sparsity", "seed") if getattr(base, name) != getattr(plain, name)
+    ]
+    if varied:
+        raise ValueError(f"the comparison sets {', '.join(varied)} itself: use --methods, --sparsities and --seeds")
+    if trials > 1 and (base.lr is not None or base.other_lr != plain.other_lr):
+        raise ValueError("learning rates are searched: leave lr and other_lr out, or pass --trials 1")
+    every = {name for method in METHODS for name in method_settings(method)}
+    taken = {name for entry in entries for name in method_settings(entry.method)}
+    idle = [name for name in sorted(every - taken) if getattr(base, name) is not None]
+    if idle:
+        raise ValueError(f"none of the methods takes {', '.join(idle)}")
+
+
 def _sparsities(entry: Entry, sparsities: Sequence[float]) -> Sequence[float]:
     return [0.0] if entry.method == "dense" else sparsities
 
 
 def _setting(base: TrainConfig, entry: Entry, sparsity: float) -> tuple[dict[str, Any], TrainConfig]:
-    config = replace(base, method=entry.method, optimizer=entry.optimizer, sparsity=sparsity)
+    taken = method_settings(entry.method)
+    foreign = {name: None for method in METHODS for name in method_settings(method) if name not in taken}
+    own = {"method": entry.method, "optimizer": entry.optimizer, "sparsity": sparsity, **dict(entry.settings)}
+    config = TrainConfig.from_dict(base.to_dict() | foreign | own)
     return {"method": str(entry), "target": sparsity}, config
 
 
 def _rates(found: Found) -> dict[str, float]:
-    return {"lr": found.config.peak_lr, "other_lr": found.config.other_lr}
+    rates = {"lr": found.config.peak_lr, "other_lr": found.config.other_lr}
+    return {name: rates[name] for name in SPACES[found.config.optimizer]}
 
 
 def _row(key: dict[str, Any], found: Found, outcome: Sequence[dict[str, Any]], trials: int) -> dict[str, Any]:
     mean, spread = mean_and_sd([run["accuracy"] for run in outcome])
+    ended = [run for run in outcome if not run.get("diverged")]
+
+    def average(name: str) -> float | None:
+        return mean_and_sd([run[name] for run in ended])[0] if ended else None
+
     return {
-        "method": key["method"],
-        "sparsity": key["target"],
+        **key,
+        "sparsity": average("sparsity"),
         "test_accuracy": mean,
         "test_accuracy_sd": spread,
         "seeds": len(outcome),
-        "training_flops": mean_and_sd([run["training_flops"] for run in outcome])[0],
-        "training_flops_dense": outcome[0]["training_flops_dense"],
+        "diverged": len(outcome) - len(ended),
+        "dead_neurons": average("dead"),
+        "training_flops": average("training_flops"),
+        "training_flops_dense": average("training_flops_dense"),
         "validation_accuracy": found.accuracy,
         **_rates(found),
         "trials": trials,
@@ -167,13 +221,13 @@ def _pair(table: Sequence[dict[str, Any]], outcomes: Sequence[Sequence[dict[str,
     Dense training is compared with the reference at the lowest sparsity.
     """
     accuracies = {
-        (row["method"], row["sparsity"]): [run["accuracy"] for run in outcome]
+        (row["method"], row["target"]): [run["accuracy"] for run in outcome]
         for row, outcome in zip(table, outcomes, strict=True)
     }
-    lowest = min((sparsity for method, sparsity in accuracies if method == reference), default=0.0)
+    lowest = min((target for method, target in accuracies if method == reference), default=0.0)
     for row in table:
-        sparsity = row["sparsity"] if (reference, row["sparsity"]) in accuracies else lowest
-        ours, theirs = accuracies[row["method"], row["sparsity"]], accuracies.get((reference, sparsity))
+        target = row["target"] if (reference, row["target"]) in accuracies else lowest
+        ours, theirs = accuracies[row["method"], row["target"]], accuracies.get((reference, target))
         row["difference"] = row["p_value"] = None
         if theirs is None or row["method"] == reference:
             continue
@@ -183,7 +237,7 @@ def _pair(table: Sequence[dict[str, Any]], outcomes: Sequence[Sequence[dict[str,
 
 
 def _plot(table: Sequence[dict[str, Any]], base: TrainConfig) -> Any:
-    rows = [row for row in table if row["sparsity"] > 0]
-    dense = next((row for row in table if row["sparsity"] == 0), None)
+    rows = [row for row in table if row["target"] > 0]
+    dense = next((row for row in table if row["target"] == 0), None)
     title = f"{Path(base.data).name}, {base.epochs} epochs, mean ± sd of {table[0]['seeds']} seeds"
     return accuracy_against_sparsity(rows or list(table), title, band=dense if rows else None)

@@ -17,7 +17,7 @@ def accuracy_against_sparsity(
     """Mean test accuracy with its standard deviation against sparsity, a line for each method.
 
     Args:
-        rows: With method, sparsity, test_accuracy and test_accuracy_sd, as fractions.
+        rows: With method, target (sparsity), test_accuracy and test_accuracy_sd, as fractions.
         title: Above the picture.
         band: A row drawn as a level with its spread, such as dense training.
         baseline: The method that is drawn black and broken.
@@ -25,11 +25,11 @@ def accuracy_against_sparsity(
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes: Axes = figure.subplots()
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    positions = {target: i for i, target in enumerate(sorted({row["sparsity"] for row in rows}))}
+    positions = {target: i for i, target in enumerate(sorted({row["target"] for row in rows}))}
     for i, method in enumerate(methods):
         chosen = [row for row in rows if row["method"] == method]
         axes.errorbar(
-            [positions[row["sparsity"]] + 0.06 * (i - (len(methods) - 1) / 2) for row in chosen],
+            [positions[row["target"]] + 0.06 * (i - (len(methods) - 1) / 2) for row in chosen],
             [100 * row["test_accuracy"] for row in chosen],
             [100 * row["test_accuracy_sd"] for row in chosen],
             label=method,

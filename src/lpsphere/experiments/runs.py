@@ -94,6 +94,8 @@ class Runs:
         if path.exists():
             saved = json.loads(path.read_text(encoding="utf-8"))
             _check_settings(saved["settings"], self.record["settings"], path)
+            if saved["versions"] != self.record["versions"]:
+                tell(f"the runs so far are of {saved['versions']}, new ones of {self.record['versions']}")
             self.runs = saved["runs"]
 
     def __enter__(self) -> Runs:
@@ -109,7 +111,8 @@ class Runs:
         """The results of some runs, in their order; those that the file lacks are trained.
 
         Returns:
-            For each run its key, accuracy, sparsity, connections, FLOPs and seconds of training.
+            For each run its key, accuracy, sparsity, connections, dead neurons, FLOPs and seconds of training; only
+            accuracy 0 and ``diverged`` of a run that diverged.
         """
         missing = [run for run in runs if self._find(run.key) is None]
         if self.processes == 1 or len(missing) < 2:
@@ -119,8 +122,13 @@ class Runs:
             if self._executor is None:
                 self._executor = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"))
             futures = {self._executor.submit(train_once, run.config, run.validation): run for run in missing}
-            for future in as_completed(futures):
-                self._keep(futures[future], future.result())
+            failed = None
+            for future in as_completed(futures):  # what is done is kept, whatever becomes of the others
+                failed = failed or future.exception()
+                if future.exception() is None:
+                    self._keep(futures[future], future.result())
+            if failed is not None:
+                raise failed
         return [found for run in runs if (found := self._find(run.key)) is not None]
 
     def accuracies(
@@ -144,7 +152,8 @@ class Runs:
 
     def write(self, table: list[dict[str, Any]]) -> dict[str, Any]:
         """Write the file, with ``table`` as its tidy result; returns its content."""
-        runs = sorted(self.runs, key=lambda run: json.dumps({k: v for k, v in run.items() if k not in _KEPT}))
+        measured = {*_KEPT, "dead", "diverged"}
+        runs = sorted(self.runs, key=lambda run: json.dumps({k: v for k, v in run.items() if k not in measured}))
         result = {**self.record, "table": table, "runs": runs}
         text = json.dumps(result, indent=1) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +162,7 @@ class Runs:
 
 
 def train_once(config: TrainConfig, validation: int | None) -> dict[str, Any]:
-    """Train and score one run; keeps no files. One that diverges on a validation split scores 0."""
+    """Train and score one run; keeps no files. A run that diverges scores 0 and says so."""
     data = _data(replace(TrainConfig(), **{name: getattr(config, name) for name in _DATA}))
     if validation is not None:
         data = holdout(data, VALIDATION, validation)
@@ -162,10 +171,9 @@ def train_once(config: TrainConfig, validation: int | None) -> dict[str, Any]:
         try:
             result = trainer.fit()
         except FloatingPointError:
-            if validation is None:
-                raise
-            result = {"test_accuracy": 0.0}
-    return {name: result.get(entry) for name, entry in _KEPT.items()}
+            return {"accuracy": 0.0, "diverged": True}
+    kept = {name: result[entry] for name, entry in _KEPT.items()}
+    return {**kept, "dead": sum(layer["dead"] for layer in result["layers"])}
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:

@@ -5,7 +5,6 @@ Several searches go on side by side, a trial of each at a time, so that their ru
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -19,7 +18,7 @@ __all__ = ["SPACES", "Found", "search"]
 
 SPACES: dict[str, dict[str, tuple[float, float]]] = {
     "lpsgd": {"lr": (0.003, 0.05), "other_lr": (0.05, 0.6)},
-    "sgd": {"lr": (0.005, 0.6)},
+    "sgd": {"lr": (0.005, 1.5)},
     "adamw": {"lr": (1e-4, 2e-2)},
 }
 """What is searched for each optimizer, on a logarithmic scale."""
@@ -79,7 +78,8 @@ def search(
 
 
 def _runs(key: dict[str, Any], config: TrainConfig, splits: int) -> list[Run]:
-    rates = {"lr": config.peak_lr, "other_lr": config.other_lr}
+    values = {"lr": config.peak_lr, "other_lr": config.other_lr}
+    rates = {name: values[name] for name in SPACES[config.optimizer]}
     return [
         Run({**key, "part": "validation", **rates, "seed": split}, replace(config, seed=split), split)
         for split in range(splits)
@@ -121,6 +121,5 @@ def _optuna() -> ModuleType:
             "the default rates"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     module: ModuleType = optuna
     return module

@@ -47,7 +47,7 @@ def sparsity(path: Path, seeds: int, command: str, tell: Callable[[str], None]) 
             table.append(
                 {
                     "method": method,
-                    "sparsity": target,
+                    "target": target,
                     "test_accuracy": mean,
                     "test_accuracy_sd": spread,
                     "seeds": seeds,

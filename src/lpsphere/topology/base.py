@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -343,16 +343,19 @@ class Topology(MaskedSteps):
     def _exchange(self, gradients: list[Tensor | None]) -> tuple[list[Tensor], list[Tensor | None], float]:
         """The new masks, where new connections start, and the largest score dropped."""
         masks, largest = [self._mask(neuron) for neuron in self.layers], 0.0
-        starts: list[Tensor | None] = []
+        starts: list[Tensor | None] = [None] * len(masks)
         for pool in self._pools():
             counts = self._count(pool)
-            if self.regrows_dropped and counts.active == counts.goal and all(gradients[i] is None for i in pool):
-                starts += [None for _ in pool]  # a layer without a gradient, such as a frozen one, is left alone
+            if self.regrows_dropped and counts.active == counts.goal:
+                pool = [i for i in pool if gradients[i] is not None]  # others, such as frozen ones, are left alone
+                counts = self._count(pool)
+                counts = replace(counts, goal=counts.active)
+            if not pool:
                 continue
             kept, threshold, grow, scores = self._drop_then_grow(pool, counts, gradients)
             for i, keep, new, score in zip(pool, kept, grow, scores, strict=True):
                 masks[i] = self.granularity.spread(self.layers[i], keep | new)
-                starts.append(self.new_weights(score, masks[i] & ~self._mask(self.layers[i])))
+                starts[i] = self.new_weights(score, masks[i] & ~self._mask(self.layers[i]))
             largest = max(largest, threshold)
         return masks, starts, largest
 

@@ -85,10 +85,11 @@ class SNIP(Topology):
             include_last=include_last,
             seed=seed,
         )
-        self.schedule = UpdateSchedule(first=1, last=1, every=1)
+        self.schedule = UpdateSchedule(first=1, last=batches, every=1)
 
     def _update(self, gradients: list[Tensor | None]) -> None:
-        sums = gradients if self._sums is None else [_add(a, b) for a, b in zip(self._sums, gradients, strict=True)]
+        full = [g if g is None or g.dtype == torch.float64 else g.float() for g in gradients]
+        sums = full if self._sums is None else [_add(a, b) for a, b in zip(self._sums, full, strict=True)]
         self._sums, self._summed = sums, self._summed + 1
         self._overdue = self._summed < self.batches
         if not self._overdue:
@@ -103,7 +104,8 @@ class SNIP(Topology):
         """Saliency: the magnitude of weight times summed gradient; 0 where there is no gradient."""
         assert self._sums is not None
         gradient = self._sums[self.layers.index(neuron)]
-        return torch.zeros_like(neuron.weight) if gradient is None else (neuron.weight * gradient).abs()
+        weight = neuron.weight.float()  # products in half precision underflow
+        return torch.zeros_like(weight) if gradient is None else (weight * gradient).abs()
 
     def grow_scores(self, neuron: NeuronWeight, gradient: Tensor) -> Tensor:
         """All alike: nothing is grown."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,7 @@ from lpsphere.optim import LpSGD
 from lpsphere.topology import METHODS, Topology
 from lpsphere.training.config import TrainConfig
 
-__all__ = ["load_data", "make_optimizer", "make_topology", "model_config"]
-
-_SETTINGS = (
-    "initial_sparsity",
-    "begin",
-    "end",
-    "every",
-    "regrow",
-    "min_fan_in",
-    "adaptation",
-    "distribution",
-    "grow_init",
-    "drop_fraction",
-    "granularity",
-    "ranking",
-    "batches",
-)
+__all__ = ["load_data", "make_optimizer", "make_topology", "method_settings", "model_config"]
 
 
 def load_data(config: TrainConfig) -> Dataset:
@@ -106,6 +91,14 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
     return LpSGD(groups, momentum=config.momentum, nesterov=config.nesterov, form=config.form)
 
 
+def method_settings(method: str) -> list[str]:
+    """The settings of a configuration that one method takes and another may not; none for "dense"."""
+    if method == "dense":
+        return []
+    names = {entry.name for entry in fields(TrainConfig)} - {"model", "optimizer", "sparsity", "include_last", "seed"}
+    return [name for name in inspect.signature(METHODS[method]).parameters if name in names]
+
+
 def make_topology(config: TrainConfig, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Topology | None:
     """The method that decides which connections exist; None for dense training.
 
@@ -115,11 +108,11 @@ def make_topology(config: TrainConfig, model: nn.Module, optimizer: Optimizer, t
     if config.method == "dense":
         return None
     method: Callable[..., Topology] = METHODS[config.method]
-    taken = inspect.signature(method).parameters
-    given = {name: getattr(config, name) for name in _SETTINGS if getattr(config, name) is not None}
-    unknown = sorted(set(given) - set(taken))
+    every = {name for other in METHODS for name in method_settings(other)}
+    given = {name: getattr(config, name) for name in sorted(every) if getattr(config, name) is not None}
+    unknown = [name for name in given if name not in method_settings(config.method)]
     if unknown:
-        allowed = ", ".join(name for name in _SETTINGS if name in taken)
+        allowed = ", ".join(method_settings(config.method))
         raise ValueError(f"{config.method} takes no {', '.join(unknown)}; its settings are {allowed}")
     return method(
         model,

@@ -1,0 +1,53 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import lpsphere as lp
+from lpsphere.experiments.compare import markdown
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = {path.name: path.read_text(encoding="utf-8") for path in PAGES}
+METHODS = TEXT["methods.md"]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_file_that_a_page_links_to_exists(path):
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", TEXT[path.name])]
+    links = [link for link in links if link and not link.startswith("http")]
+    assert links
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_every_public_name_is_explained_somewhere():
+    text = "\n".join(TEXT.values())
+    assert [name for name in lp.__all__ if not re.search(rf"\b(lp|lpsphere)\.{name}\b|`{name}`", text)] == []
+
+
+@pytest.mark.parametrize("name", ["compare-digits", "compare-mnist", "compare-mnist-without-norm"])
+def test_the_tables_of_the_comparison_are_those_of_the_results(name):
+    table = markdown(json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))["table"])
+    assert table == (ROOT / "results" / f"{name}.md").read_text(encoding="utf-8")
+    assert table in METHODS
+
+
+def test_the_table_of_the_overhead_is_that_of_the_results():
+    rows = json.loads((ROOT / "results" / "mask-overhead.json").read_text(encoding="utf-8"))["rows"]
+    lines = [
+        f"| {row['contender']} | {row['step_ms']:.1f} | {row['step_against_dense']:.3f} | "
+        f"{row['with_updates_against_dense']:.3f} |"
+        for row in rows
+    ]
+    assert [line for line in lines if line not in METHODS] == []
+    assert max(row["with_updates_against_dense"] for row in rows) <= 1.05
+    assert max(row["mask_bytes_per_weight"] for row in rows) == 1
+
+
+def test_the_page_on_own_methods_shows_the_example():
+    example = (ROOT / "examples" / "own_method.py").read_text(encoding="utf-8")
+    page = TEXT["write-your-own-method.md"]
+    for line in ("return (neuron.weight * neuron.weight.grad).abs()", "return gradient.abs()"):
+        assert line in example
+        assert line in page
