@@ -145,8 +145,9 @@ def test_every_method_trains_with_every_optimizer_to_its_exact_sparsity(lpsphere
 def test_a_setting_that_the_method_does_not_take_is_explained(lpsphere):
     status, _, err = lpsphere("train", "--method", "rigl", "--set", "regrow=0.5", *QUICK)
     assert status == 2
-    assert "rigl takes no regrow; its settings are initial_sparsity, begin, end, every, min_fan_in" in " ".join(
-        err.split()
+    assert (
+        "rigl takes no regrow; its settings are initial_sparsity, begin, end, every, drop_fraction, min_fan_in"
+        in " ".join(err.split())
     )
 
 

@@ -171,6 +171,24 @@ def test_a_dense_run_has_no_figures_of_updates(tmp_path):
     assert "target 90 %" not in page.text
 
 
+@pytest.mark.parametrize(
+    ("method", "optimizer", "threshold"),
+    [
+        ("semi-pruning", "lpsgd", "the largest relative magnitude dropped at each update; 0.2 means"),
+        ("rigl", "sgd", "the largest |w| dropped at each update."),
+        ("snip", "sgd", "the largest saliency |w g| dropped."),
+    ],
+)
+def test_the_threshold_is_explained_for_each_method_and_p_is_shown_only_on_spheres(
+    tmp_path, method, optimizer, threshold
+):
+    result = summary(method=method, optimizer=optimizer, training_flops=3e9, training_flops_dense=2e10)
+    page = read(write_report(write_run(tmp_path / "run", result=result)))
+    assert f"Below: {threshold}" in page.text
+    assert f"Optimizer {'lpsgd p 1.15' if optimizer == 'lpsgd' else 'sgd'} Target" in page.text
+    assert "the connections make up 15 % of dense training's FLOPs" in page.text
+
+
 def test_a_regression_is_scored_by_r_squared(tmp_path):
     result = summary(task="regression", test_r2=0.87314)
     del result["test_accuracy"]

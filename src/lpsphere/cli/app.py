@@ -43,7 +43,7 @@ console = Console()
 _RUNS = Path("runs")
 _FILES = ("history.jsonl", "summary.json", "model.safetensors", "report.html", "config.yaml")
 _EXPERIMENTS = {"digits": digits, "sparsity": sparsity_curves, "grow-init": grow_init}
-_WIDE = ("training FLOPs", "trials")  # columns of a comparison that stay in its files
+_WIDE = ("dead", "training FLOPs", "trials")  # columns of a comparison that stay in its files
 _MAY_CHANGE = {"device", "threads", "checkpoint_every", "data_dir"}
 
 DATA = "Data"

@@ -19,6 +19,15 @@ from lpsphere.report.style import STYLE
 from lpsphere.report.svg import inline_svg
 from lpsphere.report.tables import layer_table, mapping_table
 
+_MAGNITUDE = "the largest |w| dropped at each update"
+_THRESHOLDS = {
+    "semi-pruning": "the largest relative magnitude dropped at each update; 0.2 means that connections up to a fifth of"
+    " their neuron's mean |w| went",
+    "set": _MAGNITUDE,
+    "rigl": _MAGNITUDE,
+    "gmp": _MAGNITUDE,
+    "snip": "the largest saliency |w g| dropped",
+}
 _TOLERANCE = 0.005  # a sparsity further from its target than half a point is said to have missed it
 
 _PAGE = Template("""<!doctype html>
@@ -84,7 +93,7 @@ def _header(run: Run, name: str) -> str:
         "Model": run.get("model"),
         "Method": run.get("method"),
         "Optimizer": run.get("optimizer"),
-        "p": run.get("p"),
+        "p": None if run.get("optimizer") in ("sgd", "adamw") else run.get("p"),
         "Target sparsity": formats.percent(run.target_sparsity()),
         "Epochs": formats.plain(run.get("epochs")),
         "Seed": run.get("seed"),
@@ -120,6 +129,9 @@ def _tiles(run: Run) -> str:
         device = formats.plain(run.get("device"))
         note = f"{formats.count(run.get('epochs') or len(run.epochs))} epochs"
         note += "" if device == formats.DASH else f" on {escape(device)}"
+        cost, dense = number(run.get("training_flops")), number(run.get("training_flops_dense"))
+        if cost is not None and dense and cost < dense:
+            note += f"; the connections make up {formats.percent(cost / dense, 0)} of dense training's FLOPs"
         tiles.append(_tile("Training time", formats.duration(run.get("seconds")), note))
     else:
         planned = formats.count(run.config.get("epochs"))
@@ -214,10 +226,8 @@ def _topology(run: Run) -> str:
         formats.count(sum(plots.total(record, key) for record in run.updates)) for key in ("dropped", "regrown")
     )
     threshold = any(number(record.get("threshold")) is not None for record in run.updates)
-    below = (
-        " Below: the largest relative magnitude dropped at each update; 0.2 means that connections up to a fifth of"
-        " their neuron's mean |w| went."
-    )
+    below = f" Below: {_THRESHOLDS.get(run.get('method'), 'the largest score dropped at each update')}."
+    updates = "1 update" if len(run.updates) == 1 else f"{formats.count(len(run.updates))} updates"
     figures = [
         _figure(
             plots.sparsity_figure(run),
@@ -231,7 +241,7 @@ def _topology(run: Run) -> str:
             "turnover",
             "Dropped and regrown",
             f"Connections dropped ({dropped} in all) and regrown ({grown}) at each update.",
-            f"Over {formats.count(len(run.updates))} updates {dropped} connections were dropped and {grown} regrown;"
+            f"Over {updates} {dropped} connections were dropped and {grown} regrown;"
             " the shaded gap is what the network lost. Below: how many were regrown for every hundred dropped.",
         ),
     ]
