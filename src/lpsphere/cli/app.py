@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.text import Text
 
+from lpsphere.cli import words
+from lpsphere.cli.compare import compare
 from lpsphere.cli.show import describe_run, show_result, show_table, training_progress
-from lpsphere.experiments.compare import compare as compare_methods
-from lpsphere.experiments.compare import parse_methods, readable
+from lpsphere.cli.words import DATA, METHOD, RUN, TRAINING, console
 from lpsphere.experiments.digits import digits
 from lpsphere.experiments.grow_init import grow_init
 from lpsphere.experiments.sparsity import sparsity as sparsity_curves
@@ -39,17 +36,10 @@ app = typer.Typer(
     "the closer to 1, the sparser.\n\nStart with `lpsphere train`: a network on handwritten digits with 90 % of its "
     "connections gone, in seconds.",
 )
-console = Console()
 _RUNS = Path("runs")
 _FILES = ("history.jsonl", "summary.json", "model.safetensors", "report.html", "config.yaml")
 _EXPERIMENTS = {"digits": digits, "sparsity": sparsity_curves, "grow-init": grow_init}
-_WIDE = ("dead", "training FLOPs", "trials")  # columns of a comparison that stay in its files
 _MAY_CHANGE = {"device", "threads", "checkpoint_every", "data_dir"}
-
-DATA = "Data"
-METHOD = "Method"
-TRAINING = "Training"
-RUN = "Run"
 
 
 @app.command()
@@ -199,7 +189,7 @@ def train(
         "method": method,
         "optimizer": optimizer,
         "model": model,
-        "hidden": None if hidden is None else _numbers("--hidden", hidden),
+        "hidden": None if hidden is None else words.numbers("--hidden", hidden),
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,
@@ -210,9 +200,9 @@ def train(
         "mixed_precision": mixed_precision,
         "threads": threads,
     }
-    chosen = {name: value for name, value in given.items() if value is not None} | _settings(settings or [])
+    chosen = {name: value for name, value in given.items() if value is not None} | words.settings(settings or [])
     folder, run = _run(chosen, config, out, resume, overwrite)
-    trainer = Trainer(run, folder, resume=resume, command=_command())
+    trainer = Trainer(run, folder, resume=resume, command=words.command_line())
     console.print(describe_run(trainer))
     try:
         with training_progress(console, trainer) as on_step:
@@ -225,110 +215,7 @@ def train(
     show_result(console, result, write_report(folder))
 
 
-@app.command()
-def compare(
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="Methods, separated by commas: dense, static, set, rigl, snip, gmp, semi-pruning. The "
-            "optimizer is lpsgd for semi-pruning and sgd for the others; **rigl:adamw:every=100** names another, and "
-            "settings of that method alone.",
-            rich_help_panel=METHOD,
-        ),
-    ] = "dense,static,set,rigl,snip,gmp,semi-pruning",
-    sparsities: Annotated[
-        str, typer.Option(help="Target sparsities, separated by commas.", rich_help_panel=METHOD)
-    ] = "0.9,0.98",
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            help="The method that the others are compared with, seed by seed. [default: the last]",
-            rich_help_panel=METHOD,
-        ),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="As for lpsphere train. [default: digits]", rich_help_panel=DATA)
-    ] = None,
-    data_dir: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder that holds data sets by name. [default: the variable LPSPHERE_DATA]", rich_help_panel=DATA
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Passes over the data. [default: 20]", rich_help_panel=TRAINING)
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Training seeds of the test runs.", rich_help_panel=TRAINING)] = 5,
-    trials: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Learning rates tried for each method and sparsity, the same number for all; 1: the defaults.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = 8,
-    splits: Annotated[
-        int, typer.Option(min=1, help="Validation splits that each is scored on.", rich_help_panel=TRAINING)
-    ] = 2,
-    processes: Annotated[
-        int, typer.Option(min=1, help="Runs trained side by side, a thread each.", rich_help_panel=RUN)
-    ] = 1,
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings.", rich_help_panel=RUN)] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="Any other setting of lpsphere train, NAME=VALUE; one of methods goes to those that take it.",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="JSON file of the results. [default: results/compare-DATA.json]")
-    ] = None,
-) -> None:
-    """Compare methods on equal terms: data, network, budget, schedule and effort of tuning are the same for all.
-
-    Run the same command again to go on where it stopped. Beside the results it writes a picture and a table.
-
-    Examples:
-    `lpsphere compare`
-
-    `lpsphere compare --methods rigl,rigl:lpsgd,semi-pruning:regrow=0.5 --sparsities 0.95 --data wine`
-    """
-    given = {"data": data, "data_dir": data_dir, "epochs": epochs}
-    base = {"threads": 1} if config is None else asdict(TrainConfig.load(config))
-    chosen = {name: value for name, value in given.items() if value is not None} | _settings(settings or [])
-    run = TrainConfig.from_dict(base | chosen)
-    entries = parse_methods(methods)
-    against = entries[-1] if reference is None else parse_methods(reference)[0]
-    if against not in entries:
-        raise ValueError(f"the reference {against} is not among --methods {methods}")
-    targets = _fractions("--sparsities", sparsities)
-    path = out or Path("results") / f"compare-{Path(run.data).name.split('.')[0]}.json"
-    sizes = [1 if entry.method == "dense" else len(targets) for entry in entries]
-    console.print(
-        f"{len(entries)} methods: {sum(sizes) * trials * splits:,} runs to find learning rates ({trials} for each, "
-        f"on {splits} validation splits), {sum(sizes) * seeds:,} runs to test; all are kept in {path}",
-        soft_wrap=True,
-    )
-    with _stoppable():
-        result = compare_methods(
-            path,
-            run,
-            entries,
-            targets,
-            seeds=seeds,
-            trials=trials,
-            splits=splits,
-            reference=against,
-            command=_command(),
-            tell=lambda line: console.print(line, soft_wrap=True),
-            processes=processes,
-        )
-    narrow = [{name: row[name] for name in row if name not in _WIDE} for row in readable(result["table"])]
-    show_table(console, narrow)
-    for suffix, what in ((".json", "results"), (".md", "table"), (".png", "picture")):
-        console.print(f"{what}: [bold]{path.with_suffix(suffix)}[/bold]", soft_wrap=True)
+app.command()(compare)
 
 
 @app.command()
@@ -348,8 +235,8 @@ def reproduce(
     if what not in _EXPERIMENTS:
         raise ValueError(f"unknown experiment {what!r}: choose one of {', '.join(_EXPERIMENTS)}")
     path = out or Path("results") / f"{what}.json"
-    with _stoppable():
-        result = _EXPERIMENTS[what](path, seeds, _command(), lambda line: console.print(line, soft_wrap=True))
+    with words.stoppable():
+        result = _EXPERIMENTS[what](path, seeds, words.command_line(), lambda line: console.print(line, soft_wrap=True))
     show_table(console, result["table"])
     console.print(f"results: [bold]{path}[/bold]", soft_wrap=True)
 
@@ -377,10 +264,6 @@ def main() -> None:
             raise
         Console(stderr=True, soft_wrap=True).print("[bold red]error:[/bold red]", Text(str(error)))
         raise SystemExit(2) from None
-
-
-def _command() -> str:
-    return shlex.join(["lpsphere", *sys.argv[1:]])
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -424,40 +307,3 @@ def _resumed(saved: TrainConfig, chosen: dict[str, Any], folder: Path) -> TrainC
 def _free_folder(data: str) -> Path:
     name = Path(data).name.split(".")[0] or "run"
     return next(path for i in count(1) if not (path := _RUNS / f"{name}-{i}").exists())
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Ctrl-C in the midst of many runs: those that are done are kept."""
-    try:
-        yield
-    except (Interrupted, KeyboardInterrupt):
-        console.print("\nstopped; the finished runs are kept: give the same command to go on")
-        raise typer.Exit(130) from None
-
-
-def _fractions(option: str, text: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"{option} takes numbers separated by commas, such as 0.9,0.98; got {text!r}") from error
-    if not all(0 < value < 1 for value in values) or len(set(values)) < len(values):
-        raise ValueError(f"{option} takes different numbers between 0 and 1; got {text!r}")
-    return values
-
-
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"{option} takes whole numbers separated by commas, such as 256,256; got {text!r}") from error
-
-
-def _settings(entries: list[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for entry in entries:
-        name, equals, value = entry.partition("=")
-        if not equals:
-            raise ValueError(f"--set takes NAME=VALUE, such as --set regrow=0.5; got {entry!r}")
-        values[name.strip()] = yaml.safe_load(value)
-    return values

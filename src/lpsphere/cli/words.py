@@ -1,0 +1,92 @@
+"""Words of the command line as values, and what all commands share."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from lpsphere.training import Interrupted
+
+__all__ = [
+    "DATA",
+    "METHOD",
+    "RUN",
+    "TRAINING",
+    "command_line",
+    "console",
+    "fractions",
+    "numbers",
+    "settings",
+    "stoppable",
+]
+
+console = Console()
+DATA = "Data"
+METHOD = "Method"
+TRAINING = "Training"
+RUN = "Run"
+"""Panels of the help texts."""
+
+
+def command_line() -> str:
+    """The command as it was given, for the record."""
+    return shlex.join(["lpsphere", *sys.argv[1:]])
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Ctrl-C in the midst of many runs: those that are done are kept."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt):
+        console.print("\nstopped; the finished runs are kept: give the same command to go on")
+        raise typer.Exit(130) from None
+
+
+def fractions(option: str, text: str) -> list[float]:
+    """Different numbers between 0 and 1 from a text such as "0.9,0.98".
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"{option} takes numbers separated by commas, such as 0.9,0.98; got {text!r}") from error
+    if not all(0 < value < 1 for value in values) or len(set(values)) < len(values):
+        raise ValueError(f"{option} takes different numbers between 0 and 1; got {text!r}")
+    return values
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers from a text such as "256,256".
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{option} takes whole numbers separated by commas, such as 256,256; got {text!r}") from error
+
+
+def settings(entries: list[str]) -> dict[str, Any]:
+    """Settings from entries such as "regrow=0.5".
+
+    Raises:
+        ValueError: If one has no "=".
+    """
+    values: dict[str, Any] = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes NAME=VALUE, such as --set regrow=0.5; got {entry!r}")
+        values[name.strip()] = yaml.safe_load(value)
+    return values
