@@ -4,6 +4,7 @@ from lpsphere import geometry, theory
 from lpsphere.metrics import stationarity, summary
 from lpsphere.neurons import LpSphereWarning, NeuronLayout, Rule, param_groups
 from lpsphere.optim import LpSGD
+from lpsphere.prediction import predict
 from lpsphere.topology import GMP, SET, SNIP, RigL, SemiPruning, Static, Topology, apply_masks, masked_average
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "geometry",
     "masked_average",
     "param_groups",
+    "predict",
     "stationarity",
     "summary",
     "theory",

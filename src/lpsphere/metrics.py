@@ -5,7 +5,6 @@ Reads models and optimizers; changes nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from torch.optim.optimizer import Optimizer
 
 from lpsphere.geometry import conjugate, dual, lp_norm
 from lpsphere.neurons import NeuronWeight, Rule, select
+from lpsphere.text import cell, table
 from lpsphere.theory import expected_hoyer, hoyer
 
 __all__ = ["LayerStationarity", "LayerSummary", "Stationarity", "Summary", "stationarity", "summary"]
@@ -114,12 +114,12 @@ class Summary:
                 layer.layer,
                 f"{layer.neurons:,}",
                 f"{layer.fan_in:,}",
-                _cell(layer.p, "g"),
+                cell(layer.p, "g"),
                 f"{layer.density:.4f}",
-                _cell(layer.hoyer, ".3f"),
-                _cell(layer.hoyer_predicted, ".3f"),
-                _cell(layer.hoyer_full, ".3f"),
-                _cell(layer.sphere_error, ".0e"),
+                cell(layer.hoyer, ".3f"),
+                cell(layer.hoyer_predicted, ".3f"),
+                cell(layer.hoyer_full, ".3f"),
+                cell(layer.sphere_error, ".0e"),
                 f"{layer.dead:,}",
                 f"{layer.single:,}",
             )
@@ -129,7 +129,7 @@ class Summary:
             f"sparsity {self.sparsity:.4f}: {self.connections:,} of {self.weights:,} selected weights are connections; "
             f"{self.parameters:,} parameters in all"
         )
-        return f"{_table(header, rows)}\n{total}"
+        return f"{table(header, rows)}\n{total}"
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Stationarity:
             )
             for layer in self.layers
         ]
-        return _table(header, rows)
+        return table(header, rows)
 
 
 def summary(
@@ -282,8 +282,8 @@ def _summarise(neuron: NeuronWeight, p: float | None, radius: Any, *, sparse: bo
     if p is not None:
         sizes, frequency = torch.unique(counts[measurable], return_counts=True)
         if len(sizes):
-            expected = torch.tensor([expected_hoyer(p, float(n)) for n in sizes.tolist()], dtype=torch.float64)
-            predicted = float((expected * frequency.cpu()).sum() / frequency.sum())
+            expected = expected_hoyer(p, sizes.double().cpu().numpy())
+            predicted = float((expected * frequency.cpu().numpy()).sum() / int(frequency.sum()))
         distance = (lp_norm(weights, p) - _radius_rows(radius, weights).squeeze(-1)).abs()[alive]
         error = float(distance.max()) if len(distance) else None
     return LayerSummary(
@@ -305,18 +305,3 @@ def _summarise(neuron: NeuronWeight, p: float | None, radius: Any, *, sparse: bo
 
 def _mean(values: Tensor) -> float | None:
     return float(values.mean()) if len(values) else None
-
-
-def _cell(value: float | None, form: str) -> str:
-    return "-" if value is None or math.isnan(value) else format(value, form)
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [header, *rows]
-    ]
-    return "\n".join(line.rstrip() for line in lines)

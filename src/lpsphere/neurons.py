@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from lpsphere.geometry import check_exponent
+from lpsphere.text import table
 
 __all__ = ["LpSphereWarning", "NeuronLayout", "NeuronWeight", "ParamGroups", "Rule", "param_groups", "select"]
 
@@ -357,10 +358,7 @@ class ParamGroups(list[dict[str, Any]]):
             )
             for group in self
         ]
-        widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-        return "\n".join(
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in [header, *rows]
-        )
+        return table(header, rows)
 
 
 def _widths(module: nn.Module, names: tuple[str, ...]) -> int | None:

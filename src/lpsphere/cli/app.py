@@ -16,6 +16,7 @@ from rich.text import Text
 
 from lpsphere.cli import words
 from lpsphere.cli.compare import compare
+from lpsphere.cli.predict import predict
 from lpsphere.cli.show import describe_run, show_result, show_table, training_progress
 from lpsphere.cli.words import DATA, METHOD, RUN, TRAINING, console
 from lpsphere.experiments.digits import digits
@@ -216,6 +217,7 @@ def train(
 
 
 app.command()(compare)
+app.command()(predict)
 
 
 @app.command()
