@@ -16,7 +16,7 @@ from scipy.stats import ttest_rel
 
 from lpsphere.experiments.plots import accuracy_against_sparsity
 from lpsphere.experiments.runs import Run, Runs, mean_and_sd
-from lpsphere.experiments.search import SPACES, Found, search
+from lpsphere.experiments.search import Found, rates, search
 from lpsphere.topology import METHODS
 from lpsphere.training import TrainConfig
 from lpsphere.training.files import replace_file
@@ -110,7 +110,7 @@ def compare(
     with Runs(path, __doc__, base, command, tell, processes) as runs:
         best = search(runs, settings, trials, splits)
         tests = [
-            Run({**key, "part": "test", **_rates(found), "seed": seed}, replace(found.config, seed=seed))
+            Run({**key, "part": "test", **rates(found.config), "seed": seed}, replace(found.config, seed=seed))
             for (key, _), found in zip(settings, best, strict=True)
             for seed in range(seeds)
         ]
@@ -187,11 +187,6 @@ def _setting(base: TrainConfig, entry: Entry, sparsity: float) -> tuple[dict[str
     return {"method": str(entry), "target": sparsity}, config
 
 
-def _rates(found: Found) -> dict[str, float]:
-    rates = {"lr": found.config.peak_lr, "other_lr": found.config.other_lr}
-    return {name: rates[name] for name in SPACES[found.config.optimizer]}
-
-
 def _row(key: dict[str, Any], found: Found, outcome: Sequence[dict[str, Any]], trials: int) -> dict[str, Any]:
     mean, spread = mean_and_sd([run["accuracy"] for run in outcome])
     ended = [run for run in outcome if not run.get("diverged")]
@@ -210,7 +205,7 @@ def _row(key: dict[str, Any], found: Found, outcome: Sequence[dict[str, Any]], t
         "training_flops": average("training_flops"),
         "training_flops_dense": average("training_flops_dense"),
         "validation_accuracy": found.accuracy,
-        **_rates(found),
+        **rates(found.config),
         "trials": trials,
     }
 

@@ -14,7 +14,7 @@ from typing import Any
 from lpsphere.experiments.runs import Run, Runs
 from lpsphere.training import TrainConfig
 
-__all__ = ["SPACES", "Found", "search"]
+__all__ = ["SPACES", "Found", "rates", "search"]
 
 SPACES: dict[str, dict[str, tuple[float, float]]] = {
     "lpsgd": {"lr": (0.003, 0.05), "other_lr": (0.05, 0.6)},
@@ -77,11 +77,15 @@ def search(
     return [found for found in best if found is not None]
 
 
-def _runs(key: dict[str, Any], config: TrainConfig, splits: int) -> list[Run]:
+def rates(config: TrainConfig) -> dict[str, float]:
+    """The learning rates that the search looks for, as a configuration has them."""
     values = {"lr": config.peak_lr, "other_lr": config.other_lr}
-    rates = {name: values[name] for name in SPACES[config.optimizer]}
+    return {name: values[name] for name in SPACES[config.optimizer]}
+
+
+def _runs(key: dict[str, Any], config: TrainConfig, splits: int) -> list[Run]:
     return [
-        Run({**key, "part": "validation", **rates, "seed": split}, replace(config, seed=split), split)
+        Run({**key, "part": "validation", **rates(config), "seed": split}, replace(config, seed=split), split)
         for split in range(splits)
     ]
 
@@ -90,14 +94,14 @@ def _suggest(config: TrainConfig, ask: Any) -> TrainConfig:
     if ask is None:
         return replace(config, lr=config.peak_lr)
     space = SPACES[config.optimizer]
-    rates = {name: _round(ask.suggest_float(name, low, high, log=True)) for name, (low, high) in space.items()}
-    return TrainConfig.from_dict(config.to_dict() | rates)
+    asked = {name: _round(ask.suggest_float(name, low, high, log=True)) for name, (low, high) in space.items()}
+    return TrainConfig.from_dict(config.to_dict() | asked)
 
 
 def _default_trial(optuna: ModuleType, config: TrainConfig, accuracy: float) -> Any:
     space = SPACES[config.optimizer]
     return optuna.trial.create_trial(
-        params={name: getattr(config, name) for name in space},
+        params=rates(config),
         distributions={name: optuna.distributions.FloatDistribution(*ends, log=True) for name, ends in space.items()},
         value=accuracy,
     )
