@@ -1,11 +1,11 @@
 """What masks cost: a training step with each method against the dense step, and the memory that the masks take.
 
 The wide ResNet of the Fashion-MNIST experiments, batch 128, float32, one thread. Steps of all contenders are taken in
-turn, round after round, so that a noisy machine slows them alike; the medians over the rounds are compared. Every fifth
-step updates the topology; these steps are timed apart and charged at the share that the default interval gives them,
-one of 40.
+turn, in another order every round, so that a noisy machine slows them alike; the medians over the rounds are compared.
+Every fifth step updates the topology; these steps are timed apart and charged at the share that the default interval
+gives them, one of 40.
 
-    python benchmarks/mask_overhead.py --rounds 40 --out results/mask-overhead.json
+    python benchmarks/mask_overhead.py --rounds 60 --out results/mask-overhead.json
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import shlex
 import statistics
 import sys
@@ -72,7 +73,7 @@ class Contender:
 def main() -> None:
     """Time and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -83,8 +84,9 @@ def main() -> None:
         for _ in range(3):
             contender.step(x, y)
         contender.seconds = {False: [], True: []}
+    order = random.Random(0)
     for _ in range(options.rounds):
-        for contender in contenders:
+        for contender in order.sample(contenders, len(contenders)):
             contender.step(x, y)
     rows = []
     for contender in contenders:
