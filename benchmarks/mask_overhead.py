@@ -1,6 +1,6 @@
 """What masks cost: a training step with each method against the dense step, and the memory that the masks take.
 
-The wide ResNet of the Fashion-MNIST experiments, batch 128, float32, one thread. Steps of all contenders are taken in
+The default wide ResNet on images of 28 x 28, batch 128, float32, one thread. Steps of all contenders are taken in
 turn, in another order every round, so that a noisy machine slows them alike; the medians over the rounds are compared.
 Every fifth step updates the topology; these steps are timed apart and charged at the share that the default interval
 gives them, one of 40.

@@ -186,3 +186,10 @@ def test_wrong_arguments_are_refused():
         lp.predict(nn.ReLU(), 1.2)
     with pytest.raises(ValueError, match="correct its pattern or types"):
         lp.predict(network(), 1.2, rules=[lp.Rule("nothing")])
+
+
+def test_an_optimizer_in_the_place_of_p_is_explained():
+    model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    optimizer = lp.LpSGD(lp.param_groups(model, 1.2, lr=0.02, other_lr=0.1))
+    with pytest.raises(TypeError, match=r"got an optimizer: pass it as optimizer=\.\.\."):
+        lp.predict(model, optimizer)

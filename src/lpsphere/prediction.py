@@ -114,6 +114,8 @@ def predict(
 
     Source: Method, section 3; the spread and the weak fraction are beyond the paper.
     """
+    if isinstance(p, Optimizer):
+        raise TypeError("p must be a number greater than 1, got an optimizer: pass it as optimizer=...")
     if (p is None) == (optimizer is None):
         given = "neither" if p is None else "both"
         raise ValueError(f"predict needs p, such as 1.2, or the optimizer that holds it: got {given}")
@@ -127,7 +129,10 @@ def predict(
             exponent = spheres.get(id(neuron.weight)) if optimizer is not None else _exponent(neuron, default)
             layers.append(_predict(neuron, exponent, threshold))
     if all(layer.p is None for layer in layers):
-        raise ValueError("none of the selected weights is on a sphere: give p, or the optimizer made from param_groups")
+        raise ValueError(
+            "none of the selected weights is on a sphere: give p, rules that leave one there, or the "
+            "optimizer made from param_groups"
+        )
     return Prediction(tuple(layers), float(threshold))
 
 

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 QUICK = ("--epochs", 2, "--hidden", "16,16", "--device", "cpu", "--threads", 1)
 TABLE = "size,colour,weight,kind\n" + "".join(
@@ -174,10 +175,19 @@ def test_compare_writes_results_a_table_and_a_picture_and_goes_on(lpsphere, tmp_
         (("--methods", "dense,magic"), "unknown method 'magic'"),
         (("--sparsities", "0.9,1.5"), "--sparsities takes different numbers between 0 and 1; got '0.9,1.5'"),
         (("--sparsities", "much"), "--sparsities takes numbers separated by commas, such as 0.9,0.98; got 'much'"),
-        (("--reference", "rigl:lpsgd"), "the reference rigl (lpsgd) is not among --methods dense,static"),
+        (("--reference", "rigl:lpsgd"), "--reference must be one of --methods dense,static,set"),
+        (("--reference", "rigl,set"), "got rigl,set"),
     ],
 )
 def test_a_bad_comparison_is_explained(lpsphere, words, message):
     status, _, err = lpsphere("compare", *words)
     assert status == 2
     assert message in " ".join(err.split())
+
+
+def test_a_pattern_is_given_on_the_command_line(lpsphere, tmp_path):
+    words = ("--method", "set", "--optimizer", "sgd", "--sparsity", 0.5, "--set", "granularity=2:4", "--out", "run")
+    status, _, err = lpsphere("train", *QUICK, *words, "--set", "weight_decay=1e-4")
+    assert (status, err) == (0, "")
+    weight = load_file(tmp_path / "run" / "model.safetensors")["hidden.1.linear.weight"]
+    assert ((weight.view(-1, 4) != 0).sum(1) == 2).all()

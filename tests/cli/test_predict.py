@@ -24,10 +24,10 @@ def test_a_sparsity_by_hoyer_gives_p(lpsphere):
 
 
 def test_a_weak_fraction_gives_p_with_a_word_of_caution_and_a_picture(lpsphere, tmp_path):
-    _, out, _ = lpsphere("predict", "--sparsity", 0.9, "--plot", "hoyer.png")
+    _, out, _ = lpsphere("predict", "--sparsity", 0.9, "--plot", "pictures/hoyer.png")
     assert cells(out, 144)[1] == pytest.approx(p_for_sparsity(0.9), rel=1e-5)
     assert "a larger p does better" in out
-    assert (tmp_path / "hoyer.png").stat().st_size > 10_000
+    assert (tmp_path / "pictures" / "hoyer.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

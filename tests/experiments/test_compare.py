@@ -42,6 +42,8 @@ def test_methods_are_trained_by_lpsgd_or_sgd_unless_told_otherwise():
     (entry,) = parse_methods("rigl:adamw:every=40:distribution=erk")
     assert entry == Entry("rigl", "adamw", (("every", 40), ("distribution", "erk")))
     assert str(entry) == "rigl (adamw, every=40, distribution=erk)"
+    (entry,) = parse_methods("rigl:granularity=2:4:every=40:sgd")
+    assert entry == Entry("rigl", "sgd", (("granularity", "2:4"), ("every", 40)))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,7 @@ def test_methods_are_trained_by_lpsgd_or_sgd_unless_told_otherwise():
         ("set:lbfgs", "optimizer must be one of lpsgd, sgd, adamw; got 'lbfgs'"),
         ("gmp:regrow=0.5", "gmp takes no regrow; its settings are initial_sparsity, begin, end, every"),
         ("rigl:every=often", "every must be a whole number or nothing, got 'often'"),
+        ("rigl:sgd:adamw", "'rigl:sgd:adamw' names several optimizers: give one"),
         ("set,set:sgd", "a method is given twice in 'set,set:sgd'"),
     ],
 )

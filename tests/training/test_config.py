@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from lpsphere.training.config import TrainConfig
+from lpsphere.training.config import TrainConfig, value_of
 
 
 def test_a_configuration_survives_the_way_through_yaml(tmp_path):
@@ -62,3 +62,24 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml"):
         TrainConfig.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("7", 7),
+        ("-0.5", -0.5),
+        ("1e-4", 1e-4),
+        ("2.5e-3", 2.5e-3),
+        ("true", True),
+        ("[300, 100]", [300, 100]),
+        ("2:4", "2:4"),
+        ("4x1", "4x1"),
+        ("erk", "erk"),
+        ("null", None),
+    ],
+)
+def test_the_words_of_a_command_line_are_values(text, value):
+    found = value_of(text)
+    assert found == value
+    assert type(found) is type(value)

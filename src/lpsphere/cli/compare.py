@@ -91,13 +91,14 @@ def compare(
     `lpsphere compare --methods rigl,rigl:lpsgd,semi-pruning:regrow=0.5 --sparsities 0.95 --data wine`
     """
     given = {"data": data, "data_dir": data_dir, "epochs": epochs}
-    base = {"threads": 1} if config is None else asdict(TrainConfig.load(config))
+    base = {} if config is None else asdict(TrainConfig.load(config))
+    base["threads"] = base.get("threads") or 1
     chosen = {name: value for name, value in given.items() if value is not None} | words.settings(settings or [])
     run = TrainConfig.from_dict(base | chosen)
     entries = parse_methods(methods)
-    against = entries[-1] if reference is None else parse_methods(reference)[0]
-    if against not in entries:
-        raise ValueError(f"the reference {against} is not among --methods {methods}")
+    against = entries[-1:] if reference is None else parse_methods(reference)
+    if len(against) != 1 or against[0] not in entries:
+        raise ValueError(f"--reference must be one of --methods {methods}, got {reference}")
     targets = words.fractions("--sparsities", sparsities)
     path = out or Path("results") / f"compare-{Path(run.data).name.split('.')[0]}.json"
     sizes = [1 if entry.method == "dense" else len(targets) for entry in entries]
@@ -115,7 +116,7 @@ def compare(
             seeds=seeds,
             trials=trials,
             splits=splits,
-            reference=against,
+            reference=against[0],
             command=words.command_line(),
             tell=lambda line: console.print(line, soft_wrap=True),
             processes=processes,

@@ -71,6 +71,7 @@ def predict(
         )
     if plot is not None:
         figure = hoyer_curves(sizes, marks=list(zip(exponents, sizes, strict=True)))
+        plot.parent.mkdir(parents=True, exist_ok=True)
         suffix = plot.suffix.lstrip(".") or "png"
         replace_file(plot, lambda temporary: figure.savefig(temporary, dpi=110, format=suffix))
         console.print(f"picture: [bold]{plot}[/bold]", soft_wrap=True)

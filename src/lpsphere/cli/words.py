@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import typer
-import yaml
 from rich.console import Console
 
-from lpsphere.training import Interrupted
+from lpsphere.training import Interrupted, value_of
 
 __all__ = [
     "DATA",
@@ -88,5 +87,5 @@ def settings(entries: list[str]) -> dict[str, Any]:
         name, equals, value = entry.partition("=")
         if not equals:
             raise ValueError(f"--set takes NAME=VALUE, such as --set regrow=0.5; got {entry!r}")
-        values[name.strip()] = yaml.safe_load(value)
+        values[name.strip()] = value_of(value)
     return values

@@ -6,19 +6,19 @@ stratified splits of the training rows; the best then train on all training rows
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from scipy.stats import ttest_rel
 
 from lpsphere.experiments.plots import accuracy_against_sparsity
 from lpsphere.experiments.runs import Run, Runs, mean_and_sd
 from lpsphere.experiments.search import Found, rates, search
 from lpsphere.topology import METHODS
-from lpsphere.training import TrainConfig
+from lpsphere.training import TrainConfig, value_of
 from lpsphere.training.files import replace_file
 from lpsphere.training.setup import method_settings
 
@@ -54,11 +54,13 @@ def parse_methods(text: str) -> list[Entry]:
     """
     entries = []
     for part in text.split(","):
-        method, *rest = part.strip().split(":")
+        method, *rest = re.split(r":(?!\d+(?::|$))", part.strip())  # 2:4 stays together
         if method not in (*METHODS, "dense"):
             raise ValueError(f"unknown method {method!r}: choose from {', '.join(('dense', *METHODS))}")
-        settings = {name: yaml.safe_load(value) for name, equals, value in (r.partition("=") for r in rest) if equals}
-        optimizer = next((r for r in rest if "=" not in r), "lpsgd" if method == "semi-pruning" else "sgd")
+        settings = {name: value_of(value) for name, equals, value in (r.partition("=") for r in rest) if equals}
+        optimizer, *more = [r for r in rest if "=" not in r] or ["lpsgd" if method == "semi-pruning" else "sgd"]
+        if more:
+            raise ValueError(f"{part.strip()!r} names several optimizers: give one, and settings as name=value")
         unknown = [name for name in settings if name not in method_settings(method)]
         if unknown:
             allowed = ", ".join(method_settings(method)) or "none"

@@ -1,7 +1,7 @@
 """Where new connections should start: their dual weight as a multiple kappa of the mean |v| of their neuron.
 
 The scikit-learn digits; MLP 64-256-256-10, 20 epochs, each seed scored on another stratified fifth of the training
-rows. kappa = 0 is the default of semi-pruning; the question comes from METHOD, section 4.
+rows. kappa = 0 is the default of semi-pruning.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Accuracy against sparsity for several p, and for SGD without spheres, all with the same semi-pruning.
 
-The scikit-learn digits, stratified 75/25; MLP 64-256-256-10, 20 epochs; learning rates as in _BASE for all.
+The scikit-learn digits, stratified 75/25; MLP 64-256-256-10, 20 epochs; peak learning
+rates 0.02 on spheres and 0.2 elsewhere, 0.1 for SGD.
 """
 
 from __future__ import annotations

@@ -49,8 +49,11 @@ def check_fraction(name: str, value: float) -> float:
     """Return a fraction.
 
     Raises:
+        TypeError: If it is not a number.
         ValueError: If it is not in [0, 1].
     """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number in [0, 1], got {value!r}")
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
     return value

@@ -111,6 +111,8 @@ def first_masks(
             "the model has masks already: finalize() the method that made them, or detach() it and continue from them "
             'with initial_sparsity="keep"'
         )
+    if isinstance(initial, str):
+        raise TypeError(f'initial_sparsity must be a number in [0, 1) or "keep", got {initial!r}')
     start = target if initial is None else min(check_sparsity("initial_sparsity", initial), target)
     if constant and granularity.pattern is not None and start != target:
         raise ValueError(f"{granularity} holds from the start: leave initial_sparsity={initial!r} out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import yaml
 from lpsphere.topology import METHODS
 from lpsphere.training.learning_rate import SCHEDULES
 
-__all__ = ["TrainConfig"]
+__all__ = ["TrainConfig", "value_of"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "task": ("classification", "regression"),
@@ -188,6 +189,15 @@ class TrainConfig:
         if self.lr is not None:
             return self.lr
         return {"lpsgd": 0.01, "sgd": 0.1, "adamw": 0.001}[self.optimizer]
+
+
+def value_of(text: str) -> Any:
+    """The value of a setting from the words of a command line: 7, 1e-4, true, [300, 100], 2:4, erk."""
+    if re.fullmatch(r"\d+:\d+", text):
+        return text  # YAML 1.1 would take it for a number to the base of 60,
+    if re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", text):
+        return float(text)  # and this for a text
+    return yaml.safe_load(text)
 
 
 def _fits(value: object, hint: Any) -> bool:
