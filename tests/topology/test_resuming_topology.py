@@ -1,15 +1,13 @@
 import copy
-import io
 import itertools
 
 import pytest
 import torch
-from small_networks import adamw, convolutions, lpsgd, perceptron, semi_pruning, sgd, train
+from small_networks import OPTIMIZERS, assert_identical, convolutions, perceptron, saved, semi_pruning, train
 
 import lpsphere as lp
 
 STEPS = 20
-OPTIMIZERS = {"lpsgd": lpsgd, "sgd": sgd, "adamw": adamw}
 SETTINGS = {
     "exact": {},
     "grow_init": {"grow_init": 0.5, "min_fan_in": 2},
@@ -21,28 +19,6 @@ def parts(optimizer_name, seed, network=perceptron, **settings):
     model = network(seed)
     optimizer = OPTIMIZERS[optimizer_name](model)
     return {"model": model, "optimizer": optimizer, "topology": semi_pruning(model, optimizer, seed=seed, **settings)}
-
-
-def saved(things):
-    buffer = io.BytesIO()
-    torch.save({name: thing.state_dict() for name, thing in things.items()}, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)
-
-
-def assert_identical(value, expected, path=""):
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(value, expected), path
-    elif isinstance(expected, dict):
-        assert value.keys() == expected.keys(), path
-        for key in expected:
-            assert_identical(value[key], expected[key], f"{path}/{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(value) == len(expected), path
-        for i, (one, other) in enumerate(zip(value, expected, strict=True)):
-            assert_identical(one, other, f"{path}/{i}")
-    else:
-        assert value == expected, path
 
 
 @pytest.fixture(scope="module")
