@@ -53,6 +53,19 @@ class Attention(nn.Module):
         return self.head(self.norm(self.attend(x, x, x, need_weights=False)[0]).mean(1))
 
 
+class Idle(nn.Module):
+    """A perceptron beside a layer that never receives a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.idle = nn.Linear(9, 8)
+        self.used = perceptron()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.used(x)
+
+
 NETWORKS = {"perceptron": perceptron, "convolutions": convolutions, "attention": Attention}
 
 

@@ -10,6 +10,7 @@ from small_networks import (
     METHODS,
     OPTIMIZERS,
     UPDATES,
+    Idle,
     assert_identical,
     assert_masked,
     backward,
@@ -444,17 +445,6 @@ def test_a_layer_that_is_registered_and_run_several_times_has_one_mask(method, o
     assert_identical(other.masks, topology.masks)
     topology.finalize()
     assert list(model.state_dict()) == list(Recurring().state_dict())
-
-
-class Idle(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.idle = nn.Linear(9, 8)
-        self.used = perceptron()
-
-    def forward(self, x):
-        return self.used(x)
 
 
 @pytest.mark.parametrize("optimizer_name", OPTIMIZERS)

@@ -2,7 +2,19 @@ import warnings
 
 import pytest
 import torch
-from small_networks import NETWORKS, OPTIMIZERS, backward, batch, copies, lpsgd, perceptron, semi_pruning, sgd, train
+from small_networks import (
+    NETWORKS,
+    OPTIMIZERS,
+    Idle,
+    backward,
+    batch,
+    copies,
+    lpsgd,
+    perceptron,
+    semi_pruning,
+    sgd,
+    train,
+)
 from torch import nn
 
 import lpsphere as lp
@@ -244,16 +256,6 @@ def test_accumulated_gradients_make_one_step():
 
 @pytest.mark.parametrize("optimizer_name", OPTIMIZERS)
 def test_a_layer_that_never_receives_a_gradient_takes_part_without_growing(optimizer_name):
-    class Idle(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.idle = nn.Linear(9, 8)
-            self.used = perceptron()
-
-        def forward(self, x):
-            return self.used(x)
-
     model = Idle()
     optimizer = OPTIMIZERS[optimizer_name](model)
     topology = semi_pruning(model, optimizer, initial_sparsity=0.6)

@@ -20,7 +20,7 @@ from lpsphere.experiments.search import Found, rates, search
 from lpsphere.topology import METHODS
 from lpsphere.training import TrainConfig, value_of
 from lpsphere.training.files import replace_file
-from lpsphere.training.setup import method_settings
+from lpsphere.training.setup import check_method_settings, given_settings, method_settings
 
 __all__ = ["Entry", "compare", "markdown", "parse_methods", "readable"]
 
@@ -61,10 +61,7 @@ def parse_methods(text: str) -> list[Entry]:
         optimizer, *more = [r for r in rest if "=" not in r] or ["lpsgd" if method == "semi-pruning" else "sgd"]
         if more:
             raise ValueError(f"{part.strip()!r} names several optimizers: give one, and settings as name=value")
-        unknown = [name for name in settings if name not in method_settings(method)]
-        if unknown:
-            allowed = ", ".join(method_settings(method)) or "none"
-            raise ValueError(f"{method} takes no {', '.join(unknown)}; its settings are {allowed}")
+        check_method_settings(method, settings)
         TrainConfig.from_dict({"optimizer": optimizer} | settings)  # refuses unknown optimizers and wrong values
         entries.append(Entry(method, optimizer, tuple(settings.items())))
     if len(set(entries)) < len(entries):
@@ -170,9 +167,8 @@ def _check(base: TrainConfig, entries: Sequence[Entry], trials: int) -> None:
         raise ValueError(f"the comparison sets {', '.join(varied)} itself: use --methods, --sparsities and --seeds")
     if trials > 1 and (base.lr is not None or base.other_lr != plain.other_lr):
         raise ValueError("learning rates are searched: leave lr and other_lr out, or pass --trials 1")
-    every = {name for method in METHODS for name in method_settings(method)}
     taken = {name for entry in entries for name in method_settings(entry.method)}
-    idle = [name for name in sorted(every - taken) if getattr(base, name) is not None]
+    idle = [name for name in given_settings(base) if name not in taken]
     if idle:
         raise ValueError(f"none of the methods takes {', '.join(idle)}")
 
@@ -183,7 +179,7 @@ def _sparsities(entry: Entry, sparsities: Sequence[float]) -> Sequence[float]:
 
 def _setting(base: TrainConfig, entry: Entry, sparsity: float) -> tuple[dict[str, Any], TrainConfig]:
     taken = method_settings(entry.method)
-    foreign = {name: None for method in METHODS for name in method_settings(method) if name not in taken}
+    foreign = {name: None for name in given_settings(base) if name not in taken}
     own = {"method": entry.method, "optimizer": entry.optimizer, "sparsity": sparsity, **dict(entry.settings)}
     config = TrainConfig.from_dict(base.to_dict() | foreign | own)
     return {"method": str(entry), "target": sparsity}, config

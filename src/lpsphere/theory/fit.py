@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
-from scipy.optimize import brentq
 from torch import Tensor
 
 from lpsphere.geometry import check_exponent
 from lpsphere.theory.arguments import Array, Floats, first, numbers
+from lpsphere.theory.roots import root
 
 __all__ = ["ShapeFit", "fit_shape"]
 
@@ -142,7 +142,7 @@ def _fit_gamma_shape(log_shares: Floats, sizes: NDArray[np.int_]) -> float:
             "the magnitudes in every row are equal, so that no shape is the likeliest: "
             "give weights that have been initialised or trained"
         )
-    return math.exp(brentq(score, low, high, xtol=1e-13, rtol=1e-13))
+    return math.exp(root(score, low, high))
 
 
 def _part(logs: Floats, rng: np.random.Generator) -> Floats:

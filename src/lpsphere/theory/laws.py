@@ -9,7 +9,6 @@ from typing import overload
 import numpy as np
 import torch
 from scipy import special
-from scipy.optimize import brentq
 from torch import Tensor
 
 from lpsphere.theory.arguments import (
@@ -25,6 +24,7 @@ from lpsphere.theory.arguments import (
     tau_of,
 )
 from lpsphere.theory.ratios import delta, rest
+from lpsphere.theory.roots import root
 
 __all__ = [
     "expected_hoyer",
@@ -308,7 +308,7 @@ def _exponents(
                 f"no p between 1 + {_LOWEST:g} and {_HIGHEST:g} gives {what.format(value, other)}: "
                 f"take a value further from {0 if difference(high) > 0 else 1}"
             )
-        return 1 + math.exp(brentq(difference, low, high, xtol=1e-14, rtol=1e-14))
+        return 1 + math.exp(root(difference, low, high))
 
     pairs = np.broadcast(values, others)
     return np.array([solve(float(v), float(o)) for v, o in pairs], dtype=np.float64).reshape(pairs.shape)

@@ -346,12 +346,12 @@ class Topology(MaskedSteps):
         starts: list[Tensor | None] = [None] * len(masks)
         for pool in self._pools():
             counts = self._count(pool)
-            if self.regrows_dropped and counts.active == counts.goal:
-                pool = [i for i in pool if gradients[i] is not None]  # others, such as frozen ones, are left alone
-                counts = self._count(pool)
+            moving = [i for i in pool if gradients[i] is not None]
+            if self.regrows_dropped and counts.active == counts.goal and moving != pool:
+                if not moving:
+                    continue
+                pool, counts = moving, self._count(moving)  # the others, such as frozen ones, are left alone
                 counts = replace(counts, goal=counts.active)
-            if not pool:
-                continue
             kept, threshold, grow, scores = self._drop_then_grow(pool, counts, gradients)
             for i, keep, new, score in zip(pool, kept, grow, scores, strict=True):
                 masks[i] = self.granularity.spread(self.layers[i], keep | new)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,15 @@ from lpsphere.optim import LpSGD
 from lpsphere.topology import METHODS, Topology
 from lpsphere.training.config import TrainConfig
 
-__all__ = ["load_data", "make_optimizer", "make_topology", "method_settings", "model_config"]
+__all__ = [
+    "check_method_settings",
+    "given_settings",
+    "load_data",
+    "make_optimizer",
+    "make_topology",
+    "method_settings",
+    "model_config",
+]
 
 
 def load_data(config: TrainConfig) -> Dataset:
@@ -99,6 +107,24 @@ def method_settings(method: str) -> list[str]:
     return [name for name in inspect.signature(METHODS[method]).parameters if name in names]
 
 
+def given_settings(config: TrainConfig) -> dict[str, Any]:
+    """Those settings of methods, of whichever, that a configuration gives a value."""
+    names = sorted({name for method in METHODS for name in method_settings(method)})
+    return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+
+
+def check_method_settings(method: str, names: Iterable[str]) -> None:
+    """Refuse settings that a method does not take.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    taken = method_settings(method)
+    unknown = [name for name in names if name not in taken]
+    if unknown:
+        raise ValueError(f"{method} takes no {', '.join(unknown)}; its settings are {', '.join(taken) or 'none'}")
+
+
 def make_topology(config: TrainConfig, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Topology | None:
     """The method that decides which connections exist; None for dense training.
 
@@ -108,12 +134,8 @@ def make_topology(config: TrainConfig, model: nn.Module, optimizer: Optimizer, t
     if config.method == "dense":
         return None
     method: Callable[..., Topology] = METHODS[config.method]
-    every = {name for other in METHODS for name in method_settings(other)}
-    given = {name: getattr(config, name) for name in sorted(every) if getattr(config, name) is not None}
-    unknown = [name for name in given if name not in method_settings(config.method)]
-    if unknown:
-        allowed = ", ".join(method_settings(config.method))
-        raise ValueError(f"{config.method} takes no {', '.join(unknown)}; its settings are {allowed}")
+    given = given_settings(config)
+    check_method_settings(config.method, given)
     return method(
         model,
         optimizer,
