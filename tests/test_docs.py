@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 import lpsphere as lp
-from lpsphere.experiments.compare import markdown
+from lpsphere.experiments.compare import readable
+from lpsphere.text import markdown
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,7 +29,8 @@ def test_every_public_name_is_explained_somewhere():
 
 @pytest.mark.parametrize("name", ["compare-digits", "compare-mnist", "compare-mnist-without-norm"])
 def test_the_tables_of_the_comparison_are_those_of_the_results(name):
-    table = markdown(json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))["table"])
+    content = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    table = markdown(readable(content["table"]))
     assert table == (ROOT / "results" / f"{name}.md").read_text(encoding="utf-8")
     assert table in METHODS
 

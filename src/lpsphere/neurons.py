@@ -386,7 +386,7 @@ def _without_norm(model: nn.Module, names: Sequence[NeuronWeight]) -> list[str]:
             waiting = [entry for entry, feeds in zip(waiting, fed, strict=True) if not feeds]
             out = _widths(module, ("out_features", "out_channels", "embed_dim"))
             waiting += [(out, name) for name in weights_of.get(id(module), [])]
-    return bare + [name for _, name in waiting]
+    return bare  # what is still waiting feeds no layer: there is none for its outputs to starve
 
 
 def param_groups(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-__all__ = ["cell", "table"]
+__all__ = ["cell", "markdown", "table"]
 
 
 def cell(value: float | None, form: str) -> str:
@@ -24,3 +24,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for line in (header, *rows)
     ]
     return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """A Markdown table of rows with the same keys, which are its header; ends with a newline."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

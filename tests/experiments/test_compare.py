@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from lpsphere.experiments import search as searching
-from lpsphere.experiments.compare import Entry, compare, markdown, parse_methods
+from lpsphere.experiments.compare import Entry, compare, parse_methods, readable
+from lpsphere.text import markdown
 from lpsphere.training import TrainConfig
 
 BASE = TrainConfig(data="wine", hidden=(16,), epochs=3, batch_size=32, device="cpu", threads=1)
@@ -135,7 +136,7 @@ def test_a_picture_and_a_table_lie_beside_the_results(finished):
     path, result = finished
     assert path.with_suffix(".png").stat().st_size > 5_000
     text = path.with_suffix(".md").read_text()
-    assert text == markdown(result["table"])
+    assert text == markdown(readable(result["table"]))
     lines = text.splitlines()
     assert len(lines) == 2 + 5
     row = result["table"][0]

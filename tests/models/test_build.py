@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lpsphere.models import MLP, WideResNet, build
+from lpsphere.models import CNN, MLP, WideResNet, build
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,8 @@ from lpsphere.models import MLP, WideResNet, build
         MLP(12, (8, 6), 3, norm=False),
         WideResNet(),
         WideResNet((1, 2, 1), 8, 3, 7),
+        CNN(),
+        CNN(3, 12, 2, norm=False),
     ],
     ids=lambda model: json.dumps(model.config),
 )
@@ -38,7 +40,7 @@ def test_build_does_not_change_the_configuration():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"kind": "cnn"}, "kind 'cnn': allowed are mlp, wide_resnet"),
+        ({"kind": "vgg"}, "kind 'vgg': allowed are mlp, wide_resnet, cnn"),
         ({}, "kind None: allowed are mlp, wide_resnet"),
         ({"kind": ["mlp"]}, r"kind \['mlp'\]: allowed are"),
         (

@@ -18,6 +18,7 @@ from lpsphere.cli import words
 from lpsphere.cli.compare import compare
 from lpsphere.cli.predict import predict
 from lpsphere.cli.show import describe_run, show_result, show_table, training_progress
+from lpsphere.cli.study import study
 from lpsphere.cli.words import DATA, METHOD, RUN, TRAINING, console
 from lpsphere.experiments.digits import digits
 from lpsphere.experiments.grow_init import grow_init
@@ -98,7 +99,7 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="mlp, wide_resnet, or auto: mlp for tables, wide_resnet for images. [default: auto]",
+            help="mlp, wide_resnet, cnn, or auto: mlp for tables, wide_resnet for images. [default: auto]",
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -218,6 +219,7 @@ def train(
 
 app.command()(compare)
 app.command()(predict)
+app.command()(study)
 
 
 @app.command()

@@ -10,9 +10,9 @@ import typer
 from lpsphere.cli import words
 from lpsphere.cli.show import show_table
 from lpsphere.cli.words import console
+from lpsphere.experiments.plots import save_figure
 from lpsphere.report.theory import hoyer_curves
 from lpsphere.theory import expected_hoyer, hoyer_std, p_for_hoyer, p_for_sparsity, weak_fraction
-from lpsphere.training.files import replace_file
 
 __all__ = ["predict"]
 
@@ -71,7 +71,5 @@ def predict(
         )
     if plot is not None:
         figure = hoyer_curves(sizes, marks=list(zip(exponents, sizes, strict=True)))
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        suffix = plot.suffix.lstrip(".") or "png"
-        replace_file(plot, lambda temporary: figure.savefig(temporary, dpi=110, format=suffix))
+        save_figure(plot, figure)
         console.print(f"picture: [bold]{plot}[/bold]", soft_wrap=True)

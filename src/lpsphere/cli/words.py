@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ __all__ = [
     "TRAINING",
     "command_line",
     "console",
+    "exponents",
     "fractions",
     "numbers",
     "settings",
@@ -61,6 +63,21 @@ def fractions(option: str, text: str) -> list[float]:
         raise ValueError(f"{option} takes numbers separated by commas, such as 0.9,0.98; got {text!r}") from error
     if not all(0 < value < 1 for value in values) or len(set(values)) < len(values):
         raise ValueError(f"{option} takes different numbers between 0 and 1; got {text!r}")
+    return values
+
+
+def exponents(option: str, text: str) -> tuple[float, ...]:
+    """Different exponents of spheres from a text such as "1.1,1.5,2".
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{option} takes numbers separated by commas, such as 1.1,1.5,2; got {text!r}") from error
+    if not all(1 < value < math.inf for value in values) or len(set(values)) < len(values):
+        raise ValueError(f"{option} takes different numbers greater than 1; got {text!r}")
     return values
 
 

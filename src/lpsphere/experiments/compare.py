@@ -14,15 +14,16 @@ from typing import Any
 
 from scipy.stats import ttest_rel
 
-from lpsphere.experiments.plots import accuracy_against_sparsity
+from lpsphere.experiments.plots import accuracy_against_sparsity, save_figure
 from lpsphere.experiments.runs import Run, Runs, mean_and_sd
 from lpsphere.experiments.search import Found, rates, search
+from lpsphere.text import markdown
 from lpsphere.topology import METHODS
 from lpsphere.training import TrainConfig, value_of
 from lpsphere.training.files import replace_file
 from lpsphere.training.setup import check_method_settings, given_settings, method_settings
 
-__all__ = ["Entry", "compare", "markdown", "parse_methods", "readable"]
+__all__ = ["Entry", "compare", "parse_methods", "readable"]
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ def compare(
         _pair(table, outcomes, str(reference))
         result = runs.write(table)
     figure = _plot(table, base)
-    replace_file(path.with_suffix(".png"), lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
-    text = markdown(table)
+    save_figure(path.with_suffix(".png"), figure)
+    text = markdown(readable(table))
     replace_file(path.with_suffix(".md"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return result
 
@@ -147,13 +148,6 @@ def readable(table: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
             }
         )
     return rows
-
-
-def markdown(table: Sequence[dict[str, Any]]) -> str:
-    """The same as a Markdown table."""
-    rows = readable(table)
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def _check(base: TrainConfig, entries: Sequence[Entry], trials: int) -> None:

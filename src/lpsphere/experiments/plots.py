@@ -1,14 +1,24 @@
-"""Pictures that several experiments draw."""
+"""Pictures that several experiments draw, and how all are saved."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["accuracy_against_sparsity"]
+from lpsphere.training.files import replace_file
+
+__all__ = ["accuracy_against_sparsity", "save_figure"]
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Save a picture in the format of its suffix, PNG without one; the file is complete or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = path.suffix.lstrip(".") or "png"
+    replace_file(path, lambda temporary: figure.savefig(temporary, dpi=110, format=kind))
 
 
 def accuracy_against_sparsity(

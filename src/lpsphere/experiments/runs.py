@@ -64,6 +64,7 @@ class Runs:
         command: The command line, for the record.
         tell: Called with a line after every run.
         processes: How many runs train side by side.
+        measure: Says more of each trained network, in plain values; a function of a module, to reach other processes.
 
     Raises:
         ValueError: If the file holds runs of other settings.
@@ -77,8 +78,9 @@ class Runs:
         command: str,
         tell: Callable[[str], None],
         processes: int = 1,
+        measure: Callable[[Trainer], dict[str, Any]] | None = None,
     ) -> None:
-        self.path, self.tell, self.processes = path, tell, processes
+        self.path, self.tell, self.processes, self.measure = path, tell, processes, measure
         self.record: dict[str, Any] = {
             "what": " ".join((what or "").split()),
             "command": command,
@@ -117,11 +119,13 @@ class Runs:
         missing = [run for run in runs if self._find(run.key) is None]
         if self.processes == 1 or len(missing) < 2:
             for run in missing:
-                self._keep(run, train_once(run.config, run.validation))
+                self._keep(run, train_once(run.config, run.validation, self.measure))
         else:
             if self._executor is None:
                 self._executor = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"))
-            futures = {self._executor.submit(train_once, run.config, run.validation): run for run in missing}
+            futures = {
+                self._executor.submit(train_once, run.config, run.validation, self.measure): run for run in missing
+            }
             failed = None
             for future in as_completed(futures):  # what is done is kept, whatever becomes of the others
                 failed = failed or future.exception()
@@ -152,8 +156,7 @@ class Runs:
 
     def write(self, table: list[dict[str, Any]]) -> dict[str, Any]:
         """Write the file, with ``table`` as its tidy result; returns its content."""
-        measured = {*_KEPT, "dead", "diverged"}
-        runs = sorted(self.runs, key=lambda run: json.dumps({k: v for k, v in run.items() if k not in measured}))
+        runs = sorted(self.runs, key=_order)
         result = {**self.record, "table": table, "runs": runs}
         text = json.dumps(result, indent=1) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,8 +164,10 @@ class Runs:
         return result
 
 
-def train_once(config: TrainConfig, validation: int | None) -> dict[str, Any]:
-    """Train and score one run; keeps no files. A run that diverges scores 0 and says so."""
+def train_once(
+    config: TrainConfig, validation: int | None, measure: Callable[[Trainer], dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Train, score and measure one run; keeps no files. A run that diverges scores 0 and says so."""
     data = _data(replace(TrainConfig(), **{name: getattr(config, name) for name in _DATA}))
     if validation is not None:
         data = holdout(data, VALIDATION, validation)
@@ -172,8 +177,14 @@ def train_once(config: TrainConfig, validation: int | None) -> dict[str, Any]:
             result = trainer.fit()
         except FloatingPointError:
             return {"accuracy": 0.0, "diverged": True}
+        measured = {} if measure is None else measure(trainer)
     kept = {name: result[entry] for name, entry in _KEPT.items()}
-    return {**kept, "dead": sum(layer["dead"] for layer in result["layers"])}
+    return {**kept, "dead": sum(layer["dead"] for layer in result["layers"]), **measured}
+
+
+def _order(run: dict[str, Any]) -> str:
+    """What the runs of a file are sorted by: what tells them apart, which comes before what they showed."""
+    return json.dumps(dict(list(run.items())[: list(run).index("accuracy")]))
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
@@ -194,7 +205,8 @@ def _short(value: Any) -> str:
 
 
 def _check_settings(saved: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
-    differing = sorted(name for name in {*saved, *ours} if saved.get(name) != ours.get(name))
+    saved = TrainConfig().to_dict() | saved  # a setting that did not exist yet had what is now its default
+    differing = sorted(name for name in saved if saved[name] != ours.get(name))
     if differing:
-        changes = ", ".join(f"{name} {saved.get(name)} (now {ours.get(name)})" for name in differing[:5])
+        changes = ", ".join(f"{name} {saved[name]} (now {ours.get(name)})" for name in differing[:5])
         raise ValueError(f"{path} holds runs with {changes}: give the same settings, or another file with --out")

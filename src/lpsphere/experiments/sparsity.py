@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lpsphere.experiments.plots import accuracy_against_sparsity
+from lpsphere.experiments.plots import accuracy_against_sparsity, save_figure
 from lpsphere.experiments.runs import Runs, mean_and_sd
 from lpsphere.training import TrainConfig
-from lpsphere.training.files import replace_file
 
 __all__ = ["sparsity"]
 
@@ -56,5 +55,5 @@ def sparsity(path: Path, seeds: int, command: str, tell: Callable[[str], None]) 
             )
     result = runs.write(table)
     figure = accuracy_against_sparsity(table, "Digits, MLP 64-256-256-10", baseline="SGD")
-    replace_file(path.with_suffix(".png"), lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
+    save_figure(path.with_suffix(".png"), figure)
     return result

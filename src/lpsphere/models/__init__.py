@@ -1,7 +1,8 @@
 """The networks of the experiments."""
 
 from lpsphere.models.build import build
+from lpsphere.models.cnn import CNN
 from lpsphere.models.mlp import MLP
 from lpsphere.models.wide_resnet import WideResNet
 
-__all__ = ["MLP", "WideResNet", "build"]
+__all__ = ["CNN", "MLP", "WideResNet", "build"]

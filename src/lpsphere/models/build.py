@@ -6,18 +6,19 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from lpsphere.models.cnn import CNN
 from lpsphere.models.mlp import MLP
 from lpsphere.models.wide_resnet import WideResNet
 
-KINDS: dict[str, type[MLP] | type[WideResNet]] = {"mlp": MLP, "wide_resnet": WideResNet}
+KINDS: dict[str, type[MLP] | type[WideResNet] | type[CNN]] = {"mlp": MLP, "wide_resnet": WideResNet, "cnn": CNN}
 """The networks that `build` knows, by the value of ``kind``."""
 
 
-def build(config: Mapping[str, Any]) -> MLP | WideResNet:
+def build(config: Mapping[str, Any]) -> MLP | WideResNet | CNN:
     """Make the network that a configuration describes, with new weights.
 
     Args:
-        config: ``kind`` ("mlp" or "wide_resnet") and arguments of that network, as plain JSON values;
+        config: ``kind`` ("mlp", "wide_resnet" or "cnn") and arguments of that network, as plain JSON values;
             every network's ``config`` is one.
 
     Returns:

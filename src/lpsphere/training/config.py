@@ -20,7 +20,7 @@ __all__ = ["TrainConfig", "value_of"]
 _CHOICES: dict[str, tuple[str, ...]] = {
     "task": ("classification", "regression"),
     "missing": ("error", "drop", "impute"),
-    "model": ("auto", "mlp", "wide_resnet"),
+    "model": ("auto", "mlp", "wide_resnet", "cnn"),
     "method": (*METHODS, "dense"),
     "optimizer": ("lpsgd", "sgd", "adamw"),
     "form": ("dual", "primal"),
@@ -42,14 +42,15 @@ class TrainConfig:
         test_fraction: Fraction of the rows that is kept for testing, where the data come without a split.
         split_seed: Seed of that split, apart from the seed of training.
         data_dir: Folder that holds data sets by name; None: the environment variable LPSPHERE_DATA.
-        model: "mlp", "wide_resnet", or "auto": the first for tables, the second for images.
+        model: "mlp", "wide_resnet", "cnn" (of the Hoyer study), or "auto": the first for tables, the second for images.
         hidden: Widths of the hidden layers of the MLP.
-        norm: Batch normalisation in the MLP.
+        norm: Batch normalisation in the MLP and the CNN.
         blocks: Residual blocks in each stage of the wide ResNet.
         width: Channels of its first stage.
         method: "semi-pruning", "set", "rigl", "snip", "gmp", "static" or "dense".
         sparsity: Target sparsity over the selected weights, in [0, 1).
-        include_last: Mask the output layer too (it is never on spheres).
+        include_last: Mask the output layer too.
+        constrain_last: Put the output layer on spheres too ("lpsgd").
         initial_sparsity, begin, end, every, regrow, min_fan_in, adaptation, distribution, grow_init, drop_fraction,
             granularity, ranking, batches: As for the method's class, such as `lpsphere.SemiPruning`; None: its default.
         optimizer: "lpsgd", or "sgd" or "adamw" without spheres.
@@ -88,6 +89,7 @@ class TrainConfig:
     method: str = "semi-pruning"
     sparsity: float = 0.9
     include_last: bool = False
+    constrain_last: bool = False
     initial_sparsity: float | None = None
     begin: float | None = None
     end: float | None = None

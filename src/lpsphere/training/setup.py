@@ -64,16 +64,14 @@ def model_config(config: TrainConfig, data: Dataset) -> dict[str, Any]:
             "norm": config.norm,
         }
     if not images:
-        raise ValueError(
-            f"model wide_resnet needs images; the rows of {data.name} have shape {data.input_shape}: use mlp"
-        )
-    return {
-        "kind": "wide_resnet",
-        "blocks": list(config.blocks),
-        "width": config.width,
-        "in_channels": data.input_shape[0],
-        "out_features": data.outputs,
-    }
+        raise ValueError(f"model {kind} needs images; the rows of {data.name} have shape {data.input_shape}: use mlp")
+    common = {"kind": kind, "in_channels": data.input_shape[0], "out_features": data.outputs}
+    if kind == "wide_resnet":
+        return {**common, "blocks": list(config.blocks), "width": config.width}
+    height, width = data.input_shape[1:]
+    if height != width:
+        raise ValueError(f"model cnn needs square images; those of {data.name} are {height} x {width}: use wide_resnet")
+    return {**common, "image_size": height, "norm": config.norm}
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
@@ -95,6 +93,7 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
         other_lr=config.other_lr,
         weight_decay=config.weight_decay,
         radius=config.radius,
+        include_last=config.constrain_last,
     )
     return LpSGD(groups, momentum=config.momentum, nesterov=config.nesterov, form=config.form)
 
