@@ -3,7 +3,7 @@
 from lpsphere import geometry, theory
 from lpsphere.metrics import stationarity, summary
 from lpsphere.neurons import LpSphereWarning, NeuronLayout, Rule, param_groups
-from lpsphere.optim import LpSGD
+from lpsphere.optim import HoyerControl, LpSGD
 from lpsphere.prediction import predict
 from lpsphere.topology import GMP, SET, SNIP, RigL, SemiPruning, Static, Topology, apply_masks, masked_average
 
@@ -11,6 +11,7 @@ __all__ = [
     "GMP",
     "SET",
     "SNIP",
+    "HoyerControl",
     "LpSGD",
     "LpSphereWarning",
     "NeuronLayout",

@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lpsphere.report.style import COLOURS
 from lpsphere.theory import expected_hoyer, hoyer_std
 
 __all__ = ["layer_panels", "neuron_against_p"]
@@ -56,14 +55,14 @@ def _layer_panel(
     p = np.array([run["p"] for run in results])
     dense = 1 + np.geomspace(p.min() - 1, p.max() - 1, 200)
     mean, spread = expected_hoyer(dense, n), hoyer_std(dense, n)
-    axes.fill_between(dense - 1, mean - spread, mean + spread, color=COLOURS["first"], alpha=0.15, linewidth=0)
-    axes.plot(dense - 1, mean, color=COLOURS["first"], label="expected (band: one neuron's spread)")
+    axes.fill_between(dense - 1, mean - spread, mean + spread, color="C0", alpha=0.15, linewidth=0)
+    axes.plot(dense - 1, mean, color="C0", label="expected (band: one neuron's spread)")
     if published:
         axes.plot(
             np.array(list(published)) - 1,
             list(published.values()),
             "x",
-            color=COLOURS["muted"],
+            color="gray",
             markersize=5,
             label="published measurements",
         )
@@ -74,7 +73,7 @@ def _layer_panel(
         fmt="o",
         markersize=3.5,
         linewidth=0.8,
-        color=COLOURS["second"],
+        color="C1",
         label="measured (bar: sd over the neurons)",
     )
     axes.set_xscale("log")  # of p - 1, where the sparse regime has room
@@ -106,7 +105,7 @@ def neuron_against_p(results: Sequence[Mapping[str, Any]], title: str) -> Figure
             axes.set_xticks([])
             axes.set_yticks([])
         else:
-            axes.fill_between(np.arange(fan_in), np.sort(np.abs(weights))[::-1], color=COLOURS["second"], linewidth=0)
+            axes.fill_between(np.arange(fan_in), np.sort(np.abs(weights))[::-1], color="C1", linewidth=0)
             axes.set_ylim(0, 1)
         ratio = np.abs(weights).sum() / math.sqrt((weights**2).sum())
         sparsity = (math.sqrt(fan_in) - ratio) / (math.sqrt(fan_in) - 1)

@@ -344,6 +344,10 @@ class LpSGD(Optimizer):
         self._versions[param] = param._version
         return True
 
+    def mask_of(self, param: Tensor) -> Tensor | None:
+        """The mask that `on_topology` gave for a parameter, True where the connection exists; None: there is none."""
+        return self._masks.get(param)
+
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state exactly, as a copy; that of half-precision parameters stays float32.
