@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lpsphere.data import load
-from lpsphere.data.idx import IDX_FILES, pixel_statistics, read_idx
+from lpsphere.data.idx import IDX_FILES, read_idx
+from lpsphere.data.images import pixel_statistics
 
 SHARED = Path(os.environ.get("LPSPHERE_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
 

@@ -1,4 +1,4 @@
-"""Benchmark data as tensors: data sets that ship with scikit-learn, CSV tables and IDX image folders."""
+"""Benchmark data as tensors: data sets that are known by name, CSV tables and IDX image folders."""
 
 from lpsphere.data.catalog import load
 from lpsphere.data.dataset import Dataset, holdout

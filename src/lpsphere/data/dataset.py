@@ -13,6 +13,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+TEST_FRACTION = 0.25
+"""Share of the rows for testing where neither the user nor the data set says otherwise."""
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -53,6 +56,25 @@ class Dataset:
     def outputs(self) -> int:
         """Outputs that a network needs: one for each class, or 1 for regression."""
         return len(self.classes) or 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """How rows are split where the data come without a test part of their own.
+
+    Attributes:
+        fraction: Share of the rows for testing; None: the data set's own default.
+        seed: Seed of the split.
+    """
+
+    fraction: float | None = None
+    seed: int = 0
+
+    def rows(
+        self, targets: NDArray[Any], classes: Sequence[str], default: float = TEST_FRACTION
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As `split_rows`; ``default`` is the share for testing where none is given."""
+        return split_rows(targets, classes, default if self.fraction is None else self.fraction, self.seed)
 
 
 def holdout(dataset: Dataset, fraction: float, seed: int) -> Dataset:

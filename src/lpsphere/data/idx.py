@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lpsphere.data.dataset import Dataset
-from lpsphere.data.files import read_bytes
+from lpsphere.data.files import AGAIN, find_files, read_bytes
+from lpsphere.data.images import image_dataset
 
 _IMAGES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
 _LABELS = {"train": "train-labels-idx1-ubyte", "test": "t10k-labels-idx1-ubyte"}
@@ -17,7 +18,6 @@ IDX_FILES = (_IMAGES["train"], _LABELS["train"], _IMAGES["test"], _LABELS["test"
 """File names of an IDX folder, each possibly followed by ``.gz``."""
 
 _UNSIGNED_BYTE = 8  # the type code in the third byte of the magic number
-_AGAIN = "get the file again from where it came"
 
 
 def load_idx(folder: Path) -> Dataset:
@@ -36,7 +36,7 @@ def load_idx(folder: Path) -> Dataset:
         FileNotFoundError: A file is missing; the message lists which.
         ValueError: A file is damaged or in another format, or the files do not fit together.
     """
-    paths = _find(folder)
+    paths = find_files(folder, IDX_FILES)
     images = {part: read_idx(paths[name], dimensions=3) for part, name in _IMAGES.items()}
     labels = {part: read_idx(paths[name], dimensions=1).long() for part, name in _LABELS.items()}
     for part in ("train", "test"):
@@ -49,16 +49,11 @@ def load_idx(folder: Path) -> Dataset:
         shapes = [tuple(images[part].shape[1:]) for part in ("train", "test")]
         raise ValueError(f"{folder}: training images are {shapes[0]} pixels, test images {shapes[1]}")
     classes = _count_classes(labels["train"], labels["test"], folder)
-    mean, std = pixel_statistics(images["train"])
-    return Dataset(
-        name=folder.resolve().name,
-        task="classification",
-        x_train=_scale(images["train"], mean, std),
-        y_train=labels["train"],
-        x_test=_scale(images["test"], mean, std),
-        y_test=labels["test"],
-        classes=tuple(str(label) for label in range(classes)),
-        features=(),
+    return image_dataset(
+        folder.resolve().name,
+        (images["train"].unsqueeze(1), labels["train"]),
+        (images["test"].unsqueeze(1), labels["test"]),
+        tuple(str(label) for label in range(classes)),
     )
 
 
@@ -82,7 +77,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     header = 4 + 4 * dimensions
     expected = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
     if len(content) < 4 or content[:2] != expected[:2]:
-        raise ValueError(f"{path} is not an IDX file (it starts with {content[:4].hex()!r}): {_AGAIN}")
+        raise ValueError(f"{path} is not an IDX file (it starts with {content[:4].hex()!r}): {AGAIN}")
     if content[2] != _UNSIGNED_BYTE:
         raise ValueError(
             f"{path} holds values of IDX type 0x{content[2]:02x}; only unsigned bytes (0x08) can be read: "
@@ -94,48 +89,22 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
             f"{int.from_bytes(expected, 'big')} ({dimensions} dimension(s)): are image and label files swapped?"
         )
     if len(content) < header:
-        raise ValueError(f"{path} ends within its header, after {len(content)} bytes: {_AGAIN}")
+        raise ValueError(f"{path} ends within its header, after {len(content)} bytes: {AGAIN}")
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
     size = math.prod(shape)
     if len(content) - header != size:
         raise ValueError(
-            f"{path} announces {' x '.join(map(str, shape))} = {size} bytes, "
-            f"but holds {len(content) - header}: {_AGAIN}"
+            f"{path} announces {' x '.join(map(str, shape))} = {size} bytes, but holds {len(content) - header}: {AGAIN}"
         )
     if size == 0:
-        raise ValueError(f"{path} holds no samples: {_AGAIN}")
+        raise ValueError(f"{path} holds no samples: {AGAIN}")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(shape)
 
 
-def pixel_statistics(images: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation of uint8 pixels divided by 255, exact (from the histogram).
-
-    A standard deviation of 0 is given as 1, so that constant images become 0 and not NaN.
-    """
-    counts = torch.bincount(images.flatten(), minlength=256).double()
-    values = torch.arange(256, dtype=torch.float64) / 255
-    mean = (counts * values).sum() / counts.sum()
-    variance = (counts * (values - mean) ** 2).sum() / counts.sum()
-    return mean.item(), variance.sqrt().item() or 1.0
-
-
-def _scale(images: Tensor, mean: float, std: float) -> Tensor:
-    return images.float().div_(255).sub_(mean).div_(std).unsqueeze(1)
-
-
-def _find(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for name in IDX_FILES:
-        for path in (folder / f"{name}.gz", folder / name):  # the plain file wins
-            if path.is_file():
-                found[name] = path
-    missing = [name for name in IDX_FILES if name not in found]
-    if missing:
-        raise FileNotFoundError(
-            f"folder {str(folder)!r} lacks {', '.join(missing)} (each may end in .gz): "
-            "put these files there, or point --data to the folder that has them"
-        )
-    return found
+def encode_idx(values: Tensor) -> bytes:
+    """An IDX file's content, for unsigned bytes of any shape: the inverse of `read_idx`."""
+    sizes = (size.to_bytes(4, "big") for size in values.shape)
+    return bytes([0, 0, _UNSIGNED_BYTE, values.ndim]) + b"".join(sizes) + values.numpy().tobytes()
 
 
 def _count_classes(train: Tensor, test: Tensor, folder: Path) -> int:
