@@ -11,20 +11,25 @@ import typer
 from lpsphere.cli import words
 from lpsphere.cli.show import show_table
 from lpsphere.cli.words import DATA, RUN, TRAINING, console
-from lpsphere.experiments.hoyer import CONDITIONS, EXPONENTS, readable, study_hoyer
+from lpsphere.experiments import hoyer, stationarity
+from lpsphere.experiments.hoyer import CONDITIONS
 
 __all__ = ["study"]
 
-_EXPONENTS = ",".join(f"{value:g}" for value in EXPONENTS)
+_EXPONENTS = ",".join(f"{value:g}" for value in hoyer.EXPONENTS)
+_COLUMNS = 8  # of the table of a condition; what was published stays in its files
 
 
 def study(
     what: Annotated[
-        Literal["hoyer"],
-        typer.Argument(help="hoyer: Hoyer's sparsity of trained networks against its expectation from p."),
+        Literal["hoyer", "stationarity"],
+        typer.Argument(
+            help="hoyer: Hoyer's sparsity of trained networks against its expectation from p; stationarity: how near "
+            "LpSGD comes to a stationary point, beside SGD followed by projection.",
+        ),
     ],
     conditions: Annotated[
-        str, typer.Option(help=f"Which of {', '.join(CONDITIONS)}, separated by commas.", rich_help_panel=DATA)
+        str, typer.Option(help=f"hoyer: which of {', '.join(CONDITIONS)}, separated by commas.", rich_help_panel=DATA)
     ] = ",".join(CONDITIONS),
     data_dir: Annotated[
         str | None,
@@ -33,31 +38,39 @@ def study(
         ),
     ] = None,
     p: Annotated[
-        str, typer.Option(help="Exponents, separated by commas: a network for each.", rich_help_panel=TRAINING)
+        str,
+        typer.Option(help="hoyer: exponents, separated by commas, a network for each.", rich_help_panel=TRAINING),
     ] = _EXPONENTS,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the data. [default: the study's]", rich_help_panel=TRAINING)
+        int | None,
+        typer.Option(min=1, help="hoyer: passes over the data. [default: the study's]", rich_help_panel=TRAINING),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Training seed, the same for every p.", rich_help_panel=TRAINING)
-    ] = 0,
+    steps: Annotated[
+        int, typer.Option(min=1, help="stationarity: full-batch steps.", rich_help_panel=TRAINING)
+    ] = 20_000,
+    seed: Annotated[int, typer.Option(min=0, help="Training seed, the same for all.", rich_help_panel=TRAINING)] = 0,
     processes: Annotated[
-        int, typer.Option(min=1, help="Networks trained side by side, a thread each.", rich_help_panel=RUN)
+        int, typer.Option(min=1, help="hoyer: networks trained side by side, a thread each.", rich_help_panel=RUN)
     ] = 1,
     out: Annotated[
-        Path, typer.Option(help="Folder of the results: study-hoyer-CONDITION.json, .md, .png.", rich_help_panel=RUN)
+        Path, typer.Option(help="Folder of the results: study-*.json, .md, .png.", rich_help_panel=RUN)
     ] = Path("results"),
 ) -> None:
-    """Train a network for each p and compare the sparsity of its layers with what was expected before training.
+    """Put the theory to the test on trained networks.
 
-    Run the same command again to go on where it stopped. Beside the results it writes a table, a picture of all layers
-    and one of a neuron.
+    hoyer trains a network for each p and compares the sparsity of its layers with what was expected before training.
+    Run the same command again to go on where it stopped. Beside the results it writes a table and pictures.
 
     Examples:
-    `lpsphere study hoyer`
+    `lpsphere study hoyer --processes 2`
 
     `lpsphere study hoyer --conditions dna --p 1.1,1.5,2 --epochs 10 --out trial`
+
+    `lpsphere study stationarity`
     """
+    if what == "stationarity":
+        _stationarity(out / "study-stationarity.json", steps, seed)
+        return
     exponents = words.exponents("--p", p)
     names = conditions.split(",")
     unknown = [name for name in names if name not in CONDITIONS]
@@ -66,20 +79,40 @@ def study(
     for name in names:
         condition = CONDITIONS[name]
         config = replace(condition.config, data_dir=data_dir, epochs=epochs or condition.config.epochs)
-        condition = replace(condition, config=config)
-        path = out / f"study-{what}-{name}.json"
-        console.print(f"{condition.title}: {len(exponents)} networks; all are kept in {path}", soft_wrap=True)
-        with words.stoppable():
-            result = study_hoyer(
-                path,
-                condition,
-                exponents=exponents,
-                seed=seed,
-                processes=processes,
-                command=words.command_line(),
-                tell=lambda line: console.print(line, soft_wrap=True),
-            )
-        show_table(console, readable(result["table"]))
-        written = [path, path.with_suffix(".md"), path.with_suffix(".png"), path.with_name(f"{path.stem}-neuron.png")]
-        for what_it_is, file in zip(("results", "table", "picture", "one neuron"), written, strict=True):
-            console.print(f"{what_it_is}: [bold]{file}[/bold]", soft_wrap=True)
+        _hoyer(out / f"study-hoyer-{name}.json", replace(condition, config=config), exponents, seed, processes)
+
+
+def _hoyer(path: Path, condition: hoyer.Condition, exponents: tuple[float, ...], seed: int, processes: int) -> None:
+    _tell(f"{condition.title}: {len(exponents)} networks; all are kept in {path}")
+    with words.stoppable():
+        result = hoyer.study_hoyer(
+            path,
+            condition,
+            exponents=exponents,
+            seed=seed,
+            processes=processes,
+            command=words.command_line(),
+            tell=_tell,
+        )
+    rows = hoyer.readable(result["table"])
+    show_table(console, [{name.replace("\\|", "|"): row[name] for name in list(row)[:_COLUMNS]} for row in rows])
+    _written(path, ".png", "-neuron.png")
+
+
+def _stationarity(path: Path, steps: int, seed: int) -> None:
+    _tell(f"{len(stationarity.SETTINGS)} trainings; all are kept in {path}")
+    with words.stoppable():
+        result = stationarity.study_stationarity(path, steps=steps, seed=seed, command=words.command_line(), tell=_tell)
+    show_table(console, stationarity.readable(result["table"]))
+    _written(path)
+
+
+def _tell(line: str) -> None:
+    console.print(line, soft_wrap=True)
+
+
+def _written(path: Path, *pictures: str) -> None:
+    _tell(f"results: [bold]{path}[/bold]")
+    _tell(f"table: [bold]{path.with_suffix('.md')}[/bold]")
+    for suffix in pictures:
+        _tell(f"picture: [bold]{path.with_name(path.stem + suffix)}[/bold]")

@@ -23,7 +23,7 @@ from lpsphere.training import TrainConfig, Trainer
 from lpsphere.training.files import replace_file
 from lpsphere.training.setup import load_data
 
-__all__ = ["VALIDATION", "Run", "Runs", "mean_and_sd"]
+__all__ = ["VALIDATION", "Run", "Runs", "mean_and_sd", "versions"]
 
 VALIDATION = 0.2
 """Fraction of the training rows that a run with a validation split is scored on."""
@@ -84,11 +84,7 @@ class Runs:
         self.record: dict[str, Any] = {
             "what": " ".join((what or "").split()),
             "command": command,
-            "versions": {
-                "lpsphere": version("lpsphere"),
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
             "settings": replace(base, data_dir=None).to_dict(),
         }
         self.runs: list[dict[str, Any]] = []
@@ -185,6 +181,15 @@ def train_once(
 def _order(run: dict[str, Any]) -> str:
     """What the runs of a file are sorted by: what tells them apart, which comes before what they showed."""
     return json.dumps(dict(list(run.items())[: list(run).index("accuracy")]))
+
+
+def versions() -> dict[str, str]:
+    """What the results of a run depend on, for the record."""
+    return {
+        "lpsphere": version("lpsphere"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
