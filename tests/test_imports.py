@@ -9,7 +9,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
     {"geometry", "kernels", "text", "theory"},
-    {"neurons", "metrics", "prediction", "flops"},
+    {"neurons", "groups", "metrics", "prediction", "flops"},
     {"optim", "topology"},
     {"sparse"},
     {"training"},
@@ -17,7 +17,7 @@ LAYERS = [
     {"cli", "integrations"},
 ]
 LEAVES = {"data", "models"}
-WITHIN = {("theory", "geometry"), ("metrics", "neurons"), ("prediction", "neurons")}
+WITHIN = {("theory", "geometry"), ("metrics", "neurons"), ("prediction", "neurons"), ("groups", "neurons")}
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 

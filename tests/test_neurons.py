@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from lpsphere import LpSphereWarning
+from lpsphere.groups import param_groups
 from lpsphere.models.wide_resnet import WideResNet
-from lpsphere.neurons import NeuronLayout, Rule, param_groups, select
+from lpsphere.neurons import NeuronLayout, Rule, select
 
 LEAVE = {"p": None, "sparse": False}
 

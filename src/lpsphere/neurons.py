@@ -1,4 +1,4 @@
-"""Which weights of a network are neurons, where in their tensor the neurons lie, and how rules group them.
+"""Which weights of a network are neurons, where in their tensor the neurons lie, and which rule is theirs.
 
 One selection serves the optimizer's parameter groups and every topology method. Reads modules; changes nothing.
 """
@@ -6,17 +6,24 @@ One selection serves the optimizer's parameter groups and every topology method.
 from __future__ import annotations
 
 import fnmatch
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
 from lpsphere.geometry import check_exponent
-from lpsphere.text import table
 
-__all__ = ["LpSphereWarning", "NeuronLayout", "NeuronWeight", "ParamGroups", "Rule", "param_groups", "select"]
+__all__ = [
+    "LpSphereWarning",
+    "NeuronLayout",
+    "NeuronWeight",
+    "Radius",
+    "Rule",
+    "check_radius",
+    "select",
+    "without_norm",
+]
 
 Radius = float | Literal["init"]
 
@@ -340,32 +347,11 @@ def _check_rules(
         raise ValueError(f"{rule} matches nothing: {remedy}")
 
 
-class ParamGroups(list[dict[str, Any]]):
-    """Parameter groups for an optimizer; ``print`` shows them as a table."""
-
-    def __str__(self) -> str:
-        """One line a group: name, p, radius, lr, tensors, weights."""
-        header = ("group", "p", "radius", "lr", "weight decay", "tensors", "weights")
-        rows = [
-            (
-                group["name"],
-                "-" if group["p"] is None else f"{group['p']:g}",
-                "-" if group["p"] is None else str(group["radius"]),
-                f"{group['lr']:g}",
-                f"{group['weight_decay']:g}",
-                str(len(group["params"])),
-                f"{sum(p.numel() for p in group['params']):,}",
-            )
-            for group in self
-        ]
-        return table(header, rows)
-
-
 def _widths(module: nn.Module, names: tuple[str, ...]) -> int | None:
     return next((int(getattr(module, name)) for name in names if hasattr(module, name)), None)
 
 
-def _without_norm(model: nn.Module, names: Sequence[NeuronWeight]) -> list[str]:
+def without_norm(model: nn.Module, names: Sequence[NeuronWeight]) -> list[str]:
     """Names of the selected weights that no normalisation follows before the next layer, in registration order.
 
     A layer of another input width is not the next one but runs beside it, such as the convolution of a shortcut.
@@ -387,76 +373,3 @@ def _without_norm(model: nn.Module, names: Sequence[NeuronWeight]) -> list[str]:
             out = _widths(module, ("out_features", "out_channels", "embed_dim"))
             waiting += [(out, name) for name in weights_of.get(id(module), [])]
     return bare  # what is still waiting feeds no layer: there is none for its outputs to starve
-
-
-def param_groups(
-    model: nn.Module,
-    p: float | None,
-    *,
-    lr: float,
-    other_lr: float,
-    rules: Sequence[Rule] | None = None,
-    weight_decay: float = 0.0,
-    radius: Radius = 1.0,
-    include_last: bool = False,
-) -> ParamGroups:
-    """Parameter groups for `LpSGD`: the selected weights on their spheres, all the rest left to plain SGD.
-
-    Args:
-        model: Any module; what is a neuron is decided by `select`.
-        p: Exponent of the spheres, greater than 1; None: only the rules put weights on spheres.
-        lr: Learning rate eta of the weights on spheres, in [0, 1].
-        other_lr: Learning rate of the rest: biases, norms, the output layer.
-        rules: Exceptions, the first match wins.
-        weight_decay: Weight decay of the rest.
-        radius: Radius of the spheres, or "init": each neuron keeps the norm it has (where nothing normalises).
-        include_last: Put the output layer on spheres too.
-
-    Returns:
-        The groups; ``print`` shows them as a table.
-
-    Raises:
-        TypeError, ValueError: If p, the radius or a rule is wrong, or nothing is selected.
-
-    Warns:
-        LpSphereWarning: If weights on unit spheres are followed by no normalisation: activations then shrink from
-            layer to layer (method, section 2).
-    """
-    default_p = None if p is None else check_exponent(p)
-    default_radius = check_radius(radius)
-    selected = select(model, rules, include_last)
-    constrained: dict[tuple[float, Radius, NeuronLayout], list[NeuronWeight]] = {}
-    for neuron in selected:
-        rule = neuron.rule or Rule("*")
-        rule_p = default_p if rule.p == "default" else rule.p
-        if rule_p is not None:
-            key = (float(rule_p), default_radius if rule.radius is None else rule.radius, neuron.layout)
-            constrained.setdefault(key, []).append(neuron)
-    unit = [n for (_, r, _), members in constrained.items() if r == 1.0 for n in members]
-    bare = _without_norm(model, unit)
-    if bare:
-        warnings.warn(
-            f"no normalisation follows {', '.join(bare[:5])}{', ...' if len(bare) > 5 else ''}: with unit radius the "
-            'activations shrink from layer to layer. Pass radius="init", or add a BatchNorm or LayerNorm',
-            LpSphereWarning,
-            stacklevel=2,
-        )
-    groups = ParamGroups()
-    for (group_p, group_radius, layout), members in constrained.items():
-        groups.append(
-            {
-                "name": f"sphere p={group_p:g}" + ("" if layout.neuron_dim == 0 else " transposed"),
-                "params": [n.weight for n in members],
-                "lr": lr,
-                "p": group_p,
-                "radius": group_radius,
-                "neuron_dim": layout.neuron_dim,
-                "neuron_groups": layout.groups,
-                "weight_decay": 0.0,
-            }
-        )
-    taken = {id(n.weight) for members in constrained.values() for n in members}
-    rest = [q for q in model.parameters() if id(q) not in taken]
-    if rest:
-        groups.append({"name": "rest", "params": rest, "lr": other_lr, "p": None, "weight_decay": weight_decay})
-    return groups

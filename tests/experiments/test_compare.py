@@ -164,7 +164,7 @@ def test_settings_of_methods_go_to_those_that_take_them_and_own_settings_win(tmp
     seen = {}
     monkeypatch.setattr(
         "lpsphere.experiments.runs.train_once",
-        lambda config, validation: (
+        lambda config, validation, measure: (
             seen.setdefault((config.method, config.every), (config.every, config.regrow, config.distribution))
             and {"accuracy": 0.5, "sparsity": 0.5, "training_flops": 1, "training_flops_dense": 2, "dead": 0}
         ),
@@ -181,7 +181,7 @@ def test_settings_of_methods_go_to_those_that_take_them_and_own_settings_win(tmp
 
 
 def test_runs_that_diverge_are_counted(tmp_path, monkeypatch):
-    def train_once(config, validation):
+    def train_once(config, validation, measure):
         if config.seed == 1 and validation is None:
             return {"accuracy": 0.0, "diverged": True}
         return {"accuracy": 0.5, "sparsity": 0.5, "training_flops": 1, "training_flops_dense": 2, "dead": 3}

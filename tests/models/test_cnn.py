@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from lpsphere.groups import param_groups
 from lpsphere.models import CNN
-from lpsphere.neurons import param_groups, select
+from lpsphere.neurons import select
 
 
 def test_the_fan_ins_are_those_of_the_study():

@@ -49,8 +49,9 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            help="**digits**, breast_cancer or wine (they ship with scikit-learn); a CSV file with a header; a folder "
-            "of IDX images (MNIST's format, gz or not); or a name found in --data-dir. [default: digits]",
+            help="**digits**, breast_cancer or wine (they ship with scikit-learn); dna, mushroom, climate, mnist, "
+            "fashion-mnist, cifar-10 or tiny-imagenet (a folder of the publisher's files in --data-dir, else from "
+            "OpenML); a CSV file with a header; a folder of IDX images. [default: digits]",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -69,7 +70,9 @@ def train(
     data_dir: Annotated[
         str | None,
         typer.Option(
-            help="Folder that holds data sets by name. [default: the variable LPSPHERE_DATA]", rich_help_panel=DATA
+            help="Folder that holds data sets by name; looked in before the working directory and the folder in the "
+            "variable LPSPHERE_DATA.",
+            rich_help_panel=DATA,
         ),
     ] = None,
     sparsity: Annotated[
@@ -80,9 +83,10 @@ def train(
         ),
     ] = None,
     p: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            help="Exponent of the spheres, above 1; 1.05 to 1.3 suits 90 % and more. [default: 1.15]",
+            help="Exponent of the spheres, above 1; 1.05 to 1.3 suits 90 % and more; **auto**: what suits --sparsity. "
+            "[default: 1.15]",
             rich_help_panel=METHOD,
         ),
     ] = None,
@@ -187,7 +191,7 @@ def train(
         "missing": missing,
         "data_dir": data_dir,
         "sparsity": sparsity,
-        "p": p,
+        "p": None if p is None else words.exponent("--p", p),
         "method": method,
         "optimizer": optimizer,
         "model": model,

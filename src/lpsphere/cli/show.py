@@ -15,6 +15,7 @@ from rich.table import Table
 
 from lpsphere.neurons import select
 from lpsphere.training import Progress, Trainer
+from lpsphere.training.setup import sphere_groups
 
 __all__ = ["describe_run", "show_result", "show_table", "training_progress"]
 
@@ -34,8 +35,11 @@ def describe_run(trainer: Trainer) -> Table:
     selected = select(trainer.plain_model, include_last=config.include_last)
     which = "the output layer too" if config.include_last else "all but the output layer"
     weights = f"{sum(n.weight.numel() for n in selected):,} weights in {len(selected)} tensors ({which})"
-    sphere = f"hidden layers on Lp spheres, p = {config.p:g}" if config.optimizer == "lpsgd" else config.optimizer
+    sphere = f"hidden layers on Lp spheres, p = {config.p}" if config.optimizer == "lpsgd" else config.optimizer
     table.add_row("selected", f"{weights}, {sphere}")
+    if config.optimizer == "lpsgd":
+        for reason in sphere_groups(config, trainer.plain_model).reasons:
+            table.add_row("", reason)
     if trainer.topology is not None:
         table.add_row(
             "method", f"{config.method}, from sparsity {trainer.topology.initial_sparsity:.4g} to {config.sparsity:.4g}"

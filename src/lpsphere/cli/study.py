@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
 from lpsphere.cli import words
 from lpsphere.cli.show import show_table
 from lpsphere.cli.words import DATA, RUN, TRAINING, console
-from lpsphere.experiments import hoyer, stationarity
-from lpsphere.experiments.hoyer import CONDITIONS
+from lpsphere.experiments import auto_p, hoyer, stationarity
+from lpsphere.text import markdown
+from lpsphere.training import TrainConfig
+from lpsphere.training.files import replace_file
 
 __all__ = ["study"]
 
@@ -22,15 +25,20 @@ _COLUMNS = 8  # of the table of a condition; what was published stays in its fil
 
 def study(
     what: Annotated[
-        Literal["hoyer", "stationarity"],
+        Literal["hoyer", "auto-p", "stationarity"],
         typer.Argument(
-            help="hoyer: Hoyer's sparsity of trained networks against its expectation from p; stationarity: how near "
-            "LpSGD comes to a stationary point, beside SGD followed by projection.",
+            help="hoyer: Hoyer's sparsity of trained networks against its expectation from p; auto-p: p='auto' beside "
+            "the best fixed p; stationarity: how near LpSGD comes to a stationary point, beside SGD and projection.",
         ),
     ],
     conditions: Annotated[
-        str, typer.Option(help=f"hoyer: which of {', '.join(CONDITIONS)}, separated by commas.", rich_help_panel=DATA)
-    ] = ",".join(CONDITIONS),
+        str | None,
+        typer.Option(
+            help=f"Separated by commas; hoyer: {', '.join(hoyer.CONDITIONS)}; auto-p: {', '.join(auto_p.CONDITIONS)}. "
+            "[default: all]",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     data_dir: Annotated[
         str | None,
         typer.Option(
@@ -48,13 +56,17 @@ def study(
     steps: Annotated[
         int, typer.Option(min=1, help="stationarity: full-batch steps.", rich_help_panel=TRAINING)
     ] = 20_000,
-    seed: Annotated[int, typer.Option(min=0, help="Training seed, the same for all.", rich_help_panel=TRAINING)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="hoyer, stationarity: training seed.", rich_help_panel=TRAINING)] = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="auto-p: training seeds on the test rows.", rich_help_panel=TRAINING)
+    ] = 5,
     processes: Annotated[
-        int, typer.Option(min=1, help="hoyer: networks trained side by side, a thread each.", rich_help_panel=RUN)
+        int,
+        typer.Option(min=1, help="hoyer, auto-p: networks trained side by side, a thread each.", rich_help_panel=RUN),
     ] = 1,
-    out: Annotated[
-        Path, typer.Option(help="Folder of the results: study-*.json, .md, .png.", rich_help_panel=RUN)
-    ] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder of the results: .json, .md, .png.", rich_help_panel=RUN)] = Path(
+        "results"
+    ),
 ) -> None:
     """Put the theory to the test on trained networks.
 
@@ -66,20 +78,32 @@ def study(
 
     `lpsphere study hoyer --conditions dna --p 1.1,1.5,2 --epochs 10 --out trial`
 
+    `lpsphere study auto-p --conditions digits,dna`
+
     `lpsphere study stationarity`
     """
     if what == "stationarity":
         _stationarity(out / "study-stationarity.json", steps, seed)
-        return
-    exponents = words.exponents("--p", p)
-    names = conditions.split(",")
-    unknown = [name for name in names if name not in CONDITIONS]
+    elif what == "auto-p":
+        chosen = _chosen(conditions, auto_p.CONDITIONS)
+        changed = {name: replace(config, data_dir=data_dir) for name, config in chosen.items()}
+        _auto_p(out, changed, seeds, processes)
+    else:
+        exponents = words.exponents("--p", p)
+        for name, condition in _chosen(conditions, hoyer.CONDITIONS).items():
+            config = replace(condition.config, data_dir=data_dir, epochs=epochs or condition.config.epochs)
+            _hoyer(out / f"study-hoyer-{name}.json", replace(condition, config=config), exponents, seed, processes)
+
+
+T = TypeVar("T")
+
+
+def _chosen(conditions: str | None, known: Mapping[str, T]) -> dict[str, T]:
+    names = list(known) if conditions is None else conditions.split(",")
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"unknown condition {', '.join(unknown)}: choose from {', '.join(CONDITIONS)}")
-    for name in names:
-        condition = CONDITIONS[name]
-        config = replace(condition.config, data_dir=data_dir, epochs=epochs or condition.config.epochs)
-        _hoyer(out / f"study-hoyer-{name}.json", replace(condition, config=config), exponents, seed, processes)
+        raise ValueError(f"unknown condition {', '.join(unknown)}: choose from {', '.join(known)}")
+    return {name: known[name] for name in names}
 
 
 def _hoyer(path: Path, condition: hoyer.Condition, exponents: tuple[float, ...], seed: int, processes: int) -> None:
@@ -105,6 +129,19 @@ def _stationarity(path: Path, steps: int, seed: int) -> None:
         result = stationarity.study_stationarity(path, steps=steps, seed=seed, command=words.command_line(), tell=_tell)
     show_table(console, stationarity.readable(result["table"]))
     _written(path)
+
+
+def _auto_p(folder: Path, conditions: Mapping[str, TrainConfig], seeds: int, processes: int) -> None:
+    _tell(f"{', '.join(conditions)}: all runs are kept in {folder}")
+    with words.stoppable():
+        table = auto_p.study_auto_p(
+            folder, conditions, seeds=seeds, processes=processes, command=words.command_line(), tell=_tell
+        )
+    rows = auto_p.readable(table)
+    show_table(console, rows)
+    path = folder / "auto-p.md"
+    replace_file(path, lambda temporary: temporary.write_text(markdown(rows), encoding="utf-8"))
+    _tell(f"table: [bold]{path}[/bold]")
 
 
 def _tell(line: str) -> None:

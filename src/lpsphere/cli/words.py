@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import typer
 from rich.console import Console
@@ -21,6 +21,7 @@ __all__ = [
     "TRAINING",
     "command_line",
     "console",
+    "exponent",
     "exponents",
     "fractions",
     "numbers",
@@ -64,6 +65,20 @@ def fractions(option: str, text: str) -> list[float]:
     if not all(0 < value < 1 for value in values) or len(set(values)) < len(values):
         raise ValueError(f"{option} takes different numbers between 0 and 1; got {text!r}")
     return values
+
+
+def exponent(option: str, text: str) -> float | Literal["auto"]:
+    """An exponent of spheres, or "auto".
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"{option} takes a number greater than 1, such as 1.15, or auto; got {text!r}") from error
 
 
 def exponents(option: str, text: str) -> tuple[float, ...]:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from lpsphere.data import Dataset, load
 from lpsphere.experiments.runs import versions
 from lpsphere.geometry import lp_norm, project
+from lpsphere.groups import param_groups
 from lpsphere.metrics import Stationarity, stationarity
-from lpsphere.neurons import param_groups
 from lpsphere.optim import LpSGD
 from lpsphere.text import markdown
 from lpsphere.training.files import replace_file

@@ -19,6 +19,7 @@ from lpsphere.theory.laws import (
     threshold_for_sparsity,
     weak_fraction,
 )
+from lpsphere.theory.training import p_for_training
 
 __all__ = [
     "GAMMA_SHAPE",
@@ -29,6 +30,7 @@ __all__ = [
     "hoyer_std",
     "p_for_hoyer",
     "p_for_sparsity",
+    "p_for_training",
     "threshold_for_sparsity",
     "weak_fraction",
 ]

@@ -35,11 +35,13 @@ class TrainConfig:
     """One training run.
 
     Attributes:
-        data: An embedded data set, a CSV file, a folder of IDX images, or a name found in ``data_dir``.
+        data: An embedded data set, a known one (dna, mushroom, climate, mnist, fashion-mnist, cifar-10,
+            tiny-imagenet), a CSV file, a folder of IDX images, or its name in ``data_dir``.
         label_column: The column of a CSV file to predict.
         task: "classification" or "regression".
         missing: What to do with missing values of a CSV file: "error", "drop" the rows, "impute".
-        test_fraction: Fraction of the rows that is kept for testing, where the data come without a split.
+        test_fraction: Fraction of the rows that is kept for testing, where the data come without a split; None: 0.25
+            (climate: 140 of 540 rows).
         split_seed: Seed of that split, apart from the seed of training.
         data_dir: Folder that holds data sets by name; None: the environment variable LPSPHERE_DATA.
         model: "mlp", "wide_resnet", "cnn" (of the Hoyer study), or "auto": the first for tables, the second for images.
@@ -54,7 +56,7 @@ class TrainConfig:
         initial_sparsity, begin, end, every, regrow, min_fan_in, adaptation, distribution, grow_init, drop_fraction,
             granularity, ranking, batches: As for the method's class, such as `lpsphere.SemiPruning`; None: its default.
         optimizer: "lpsgd", or "sgd" or "adamw" without spheres.
-        p: Exponent of the spheres.
+        p: Exponent of the spheres, or "auto": what suits the sparsity.
         radius: Radius of the spheres, a number or "init".
         form: "dual" or "primal" step.
         lr: Peak learning rate: of the weights on spheres for "lpsgd" (in [0, 1]), of everything otherwise. None: 0.01
@@ -78,7 +80,7 @@ class TrainConfig:
     label_column: str | None = None
     task: str = "classification"
     missing: str = "error"
-    test_fraction: float = 0.25
+    test_fraction: float | None = None
     split_seed: int = 0
     data_dir: str | None = None
     model: str = "auto"
@@ -104,7 +106,7 @@ class TrainConfig:
     ranking: Literal["layer", "network"] | None = None
     batches: int | None = None
     optimizer: str = "lpsgd"
-    p: float = 1.15
+    p: float | Literal["auto"] = 1.15
     radius: float | Literal["init"] = 1.0
     form: Literal["dual", "primal"] = "dual"
     lr: float | None = None
@@ -184,6 +186,11 @@ class TrainConfig:
     def to_yaml(self) -> str:
         """All settings as YAML text."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    @property
+    def target_sparsity(self) -> float:
+        """The sparsity at the end: 0 of a dense network."""
+        return 0.0 if self.method == "dense" else self.sparsity
 
     @property
     def peak_lr(self) -> float:

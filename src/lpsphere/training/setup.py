@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from lpsphere.data import Dataset, load
-from lpsphere.neurons import param_groups
+from lpsphere.groups import ParamGroups, param_groups
 from lpsphere.optim import LpSGD
 from lpsphere.topology import METHODS, Topology
 from lpsphere.training.config import TrainConfig
@@ -27,6 +27,7 @@ __all__ = [
     "make_topology",
     "method_settings",
     "model_config",
+    "sphere_groups",
 ]
 
 
@@ -86,16 +87,21 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
         )
     if config.optimizer == "adamw":
         return torch.optim.AdamW(model.parameters(), lr=config.peak_lr, weight_decay=config.weight_decay)
-    groups = param_groups(
+    return LpSGD(sphere_groups(config, model), momentum=config.momentum, nesterov=config.nesterov, form=config.form)
+
+
+def sphere_groups(config: TrainConfig, model: nn.Module) -> ParamGroups:
+    """The parameter groups of a run with LpSGD; with p "auto" they say what was chosen for each layer and why."""
+    return param_groups(
         model,
         config.p,
+        sparsity=config.target_sparsity if config.p == "auto" else None,
         lr=config.peak_lr,
         other_lr=config.other_lr,
         weight_decay=config.weight_decay,
         radius=config.radius,
         include_last=config.constrain_last,
     )
-    return LpSGD(groups, momentum=config.momentum, nesterov=config.nesterov, form=config.form)
 
 
 def method_settings(method: str) -> list[str]:

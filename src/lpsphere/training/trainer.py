@@ -280,7 +280,7 @@ class Trainer:
             "method": config.method,
             "optimizer": config.optimizer,
             **self._evaluate().named(config.task, self.data.target_std),
-            "target_sparsity": 0.0 if self.topology is None else config.sparsity,
+            "target_sparsity": config.target_sparsity,
             **{key: value for key, value in layers.items() if key != "layers"},
             **self._flops(),
             "epochs": config.epochs,
