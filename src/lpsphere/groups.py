@@ -154,7 +154,6 @@ def _reason(neuron: NeuronWeight, p: float, sparsity: float) -> str:
     """Why a layer has this p, on a line."""
     hoyer, spread = expected_hoyer(p, neuron.fan_in), hoyer_std(p, neuron.fan_in)
     return (
-        f"{neuron.name}: p = {p:.4g} for sparsity {sparsity:g}: {weak_fraction(p, 0.2):.0%} of a neuron's "
-        f"{neuron.fan_in:,} weights are expected to be weak (under 0.2 of their mean), its Hoyer sparsity "
-        f"{hoyer:.2f} ± {spread:.2f}"
+        f"{neuron.name}: p = {p:g} for sparsity {sparsity:g} ({weak_fraction(p, 0.2):.0%} of {neuron.fan_in:,} weights "
+        f"expected under 0.2 of their mean, Hoyer {hoyer:.2f} ± {spread:.2f})"
     )

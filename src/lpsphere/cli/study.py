@@ -62,7 +62,7 @@ def study(
     ] = 5,
     processes: Annotated[
         int,
-        typer.Option(min=1, help="hoyer, auto-p: networks trained side by side, a thread each.", rich_help_panel=RUN),
+        typer.Option(min=1, help="hoyer, auto-p: trained side by side, a thread each.", rich_help_panel=RUN),
     ] = 1,
     out: Annotated[Path, typer.Option(help="Folder of the results: .json, .md, .png.", rich_help_panel=RUN)] = Path(
         "results"

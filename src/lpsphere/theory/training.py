@@ -17,14 +17,14 @@ def p_for_training(sparsity: float) -> float:
     """The p that suits training to a target sparsity.
 
     It solves ``weak_fraction(p, 0.2) = WEAK_DENSE + (WEAK_EMPTY - WEAK_DENSE) sparsity``, and is at least 1.05. The
-    weak fraction stays far below the sparsity, since a p that made so many weights weak by itself would come too near
+    weak fraction stays below the sparsity, since a p that made so many weights weak by itself would come too near
     to 1 (`p_for_sparsity`): what p leaves to do, the topology method does.
 
     Args:
         sparsity: Target sparsity, in [0, 1).
 
     Returns:
-        p, greater than 1.
+        p, at least 1.05, to three decimals.
 
     Raises:
         TypeError: If it is not a number.
@@ -48,4 +48,4 @@ def calibrated_p(sparsity: float, weak_dense: float, weak_empty: float) -> float
     weak = weak_dense + (weak_empty - weak_dense) * sparsity
     if weak >= weak_fraction(LOWEST_P, 0.2):
         return LOWEST_P
-    return p_for_sparsity(weak, 0.2)
+    return round(p_for_sparsity(weak, 0.2), 3)
