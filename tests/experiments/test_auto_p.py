@@ -51,13 +51,14 @@ def test_auto_is_as_good_as_the_best_fixed_p_of_the_kept_results():
 def test_a_study_trains_grid_and_auto_and_compares_them(tmp_path, monkeypatch):
     monkeypatch.setattr(auto_p, "EXPONENTS", (1.2, 1.5, 2.0))
     monkeypatch.setattr(auto_p, "_VALIDATED", {"wine": (0.5, 0.9)})
+    monkeypatch.setattr(auto_p, "_TESTED", (0.5, 0.9))
     config = replace(CONDITIONS["digits"], data="wine", hidden=(16, 16), epochs=2, batch_size=32)
     told = []
     table = study_auto_p(tmp_path, {"wine": config}, seeds=2, command="lpsphere study auto-p", tell=told.append)
-    assert [row["sparsity"] for row in table] == [0.9, 0.98]
+    assert [row["sparsity"] for row in table] == [0.5, 0.9]
     runs = json.loads((tmp_path / "auto-p-wine.json").read_text())["runs"]
     assert len(runs) == 2 * 3 * 3 + 2 * 4 * 2
     assert any(line.startswith("validation favours the weak fractions") for line in told)
-    tested = [run["accuracy"] for run in runs if run["part"] == "test" and run["p"] == "auto" and run["target"] == 0.9]
+    tested = [run["accuracy"] for run in runs if run["part"] == "test" and run["p"] == "auto" and run["target"] == 0.5]
     assert table[0]["auto_accuracy"] == pytest.approx(sum(tested) / 2)
-    assert readable(table)[0]["auto p"] == f"{p_for_training(0.9):.4g}"
+    assert readable(table)[0]["auto p"] == f"{p_for_training(0.5):.4g}"

@@ -124,7 +124,7 @@ def test_the_pictures_have_a_panel_for_each_layer_and_one_for_each_p():
         "measured (bar: sd over the neurons)",
     ]
     neuron = neuron_against_p(runs, "Title")
-    assert [axes.get_title() for axes in neuron.axes][0].startswith("p = 1.1, H = 0.")
+    assert neuron.axes[0].get_title().startswith("p = 1.1, H = 0.")
     assert all(len(axes.images) == 1 for axes in neuron.axes)  # nine weights are a filter of 3 x 3
     for entry in runs:
         entry["neuron"].append(0.2)

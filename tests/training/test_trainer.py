@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lpsphere.data import Dataset
 from lpsphere.training import TrainConfig, Trainer, evaluate_run
 
 SMALL = TrainConfig(hidden=(32, 32), epochs=4, device="cpu", threads=1)
@@ -65,6 +66,29 @@ def test_every_kind_of_run_continues_bit_for_bit(tmp_path, config):
     Trainer(config, tmp_path / "crashed", resume=True).fit()
     expected, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "crashed"))
     assert all(torch.equal(value, ours[name]) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("model", ["cnn", "wide_resnet"])
+def test_training_on_augmented_images_continues_bit_for_bit(tmp_path, model):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(96, 2, 8, 8, generator=generator), torch.randint(0, 3, (96,), generator=generator)
+    data = Dataset("noise", "classification", x[:64], y[:64], x[64:], y[64:], ("a", "b", "c"), ())
+    config = replace(
+        SMALL, model=model, blocks=(1, 1, 1), width=4, epochs=3, batch_size=16, crop=2, flip=True, cutout=3
+    )
+    Trainer(config, tmp_path / "whole", data=data).fit()
+    Trainer(replace(config, cutout=0), tmp_path / "other", data=data).fit()
+    with pytest.raises(Crash):
+        Trainer(config, tmp_path / "crashed", data=data).fit(crash_at(6))
+    Trainer(config, tmp_path / "crashed", resume=True, data=data).fit()
+    whole, ours, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "crashed", "other"))
+    assert all(torch.equal(value, ours[name]) for name, value in whole.items())
+    assert not all(torch.equal(value, other[name]) for name, value in whole.items())
+
+
+def test_augmentation_of_rows_that_are_no_images_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="crop=2, flip=False, cutout=0 need images"):
+        Trainer(replace(SMALL, crop=2), tmp_path)
 
 
 def test_the_summary_tells_what_came_out(whole):

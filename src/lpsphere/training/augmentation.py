@@ -30,7 +30,7 @@ class Augmentation:
     Each of the three has draws of its own: with the same generator, one of them switched off changes nothing about the
     other two.
 
-    Source: METHOD, section 5 (crop 4, flip, cutout 6 for Fashion-MNIST); cutout: DeVries & Taylor, 2017,
+    Source: Method, section 5 (crop 4, flip, cutout 6 for Fashion-MNIST); cutout: DeVries & Taylor, 2017,
     arXiv:1708.04552; the square fully inside: D. Page, How to Train Your ResNet, 2018 (DAWNBench).
 
     Args:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from lpsphere.topology import METHODS
+from lpsphere.training.augmentation import Augmentation
 from lpsphere.training.learning_rate import SCHEDULES
 
 __all__ = ["TrainConfig", "value_of"]
@@ -69,6 +70,9 @@ class TrainConfig:
         epochs: Passes over the training rows.
         batch_size: Rows of one step; an incomplete last batch of an epoch is left out.
         label_smoothing: Of the cross-entropy, in [0, 1).
+        crop: Pixels of reflect padding from which images are cropped at random; 0: none.
+        flip: Flip images horizontally, every other one at random.
+        cutout: Side of a square that is blanked out in every image, at random; 0: none.
         seed: Seed of initial weights, initial mask and the order of the rows.
         device: "cpu", "cuda" or "auto".
         mixed_precision: "no", "bf16" or "fp16".
@@ -118,6 +122,9 @@ class TrainConfig:
     epochs: int = 20
     batch_size: int = 64
     label_smoothing: float = 0.0
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
     seed: int = 0
     device: str = "auto"
     mixed_precision: str = "no"
@@ -146,6 +153,7 @@ class TrainConfig:
             )
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        Augmentation(self.crop, self.flip, self.cutout)  # it refuses what is out of range
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
 

@@ -31,6 +31,7 @@ from lpsphere.data import Dataset
 from lpsphere.flops import inference_flops, layer_costs, training_flops
 from lpsphere.metrics import Summary, summary
 from lpsphere.models import build
+from lpsphere.training.augmentation import Augmentation, batch_rng
 from lpsphere.training.checkpoints import newest_checkpoint, save_checkpoint, save_model
 from lpsphere.training.config import TrainConfig
 from lpsphere.training.evaluation import Scores, evaluate, score_of
@@ -115,6 +116,8 @@ class Trainer:
         set_seed(config.seed)
         self.accelerator = Accelerator(cpu=not _wants_cuda(config), mixed_precision=config.mixed_precision)
         self.data = load_data(config) if data is None else data
+        self.augmentation = Augmentation(config.crop, config.flip, config.cutout)
+        self.augmentation.check(self.data.input_shape)
         model = build(model_config(config, self.data)).to(self.accelerator.device)
         if len(self.data.input_shape) == 3:  # images; convolutions take less time in this order of memory
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -196,6 +199,7 @@ class Trainer:
     def _train_step(self, rows: Tensor) -> Tensor:
         """One optimizer step; returns the sums of the losses and of the scores of its rows."""
         x, y = self.train_rows[0][rows], self.train_rows[1][rows]
+        x = self.augmentation(x, batch_rng(self.config.seed, self.state.epoch, self.state.batch))
         with self.accelerator.autocast():
             outputs = self.model(x)
         outputs = outputs.float()
