@@ -1,8 +1,11 @@
 import json
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lpsphere.experiments.digits import digits
@@ -96,3 +99,35 @@ def test_the_experiments_can_go_on_from_the_results_that_are_kept(experiment, re
     module = sys.modules[experiment.__module__]
     runs = Runs(path, module.__doc__, module._BASE, "", lambda line: None)
     assert len(runs.runs) > 100
+
+
+ENDLESS = """
+from pathlib import Path
+from lpsphere.experiments.runs import Run, Runs
+from lpsphere.training import TrainConfig
+
+if __name__ == "__main__":
+    config = TrainConfig(data="digits", epochs=100_000, device="cpu", threads=1)
+    with Runs(Path("x.json"), "", config, "", print, processes=2) as runs:
+        runs.results([Run({"seed": seed}, config) for seed in range(4)])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_processes_end_with_the_one_that_started_them(tmp_path, how):
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    parent = psutil.Popen([sys.executable, "endless.py"], cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while sum(child.cpu_times().user > 4 for child in parent.children(recursive=True)) < 2:  # in the midst of training
+        assert parent.is_running()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    children = parent.children(recursive=True)
+    parent.send_signal(how)
+    parent.wait(60)
+    gone, alive = psutil.wait_procs(children, timeout=30)
+    for child in alive:
+        child.kill()
+    assert alive == []
+    assert len(gone) >= 2

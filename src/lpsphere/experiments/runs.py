@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import platform
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -118,7 +120,9 @@ class Runs:
                 self._keep(run, train_once(run.config, run.validation, self.measure))
         else:
             if self._executor is None:
-                self._executor = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"))
+                self._executor = ProcessPoolExecutor(
+                    self.processes, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+                )
             futures = {
                 self._executor.submit(train_once, run.config, run.validation, self.measure): run for run in missing
             }
@@ -176,6 +180,18 @@ def train_once(
         measured = {} if measure is None else measure(trainer)
     kept = {name: result[entry] for name, entry in _KEPT.items()}
     return {**kept, "dead": sum(layer["dead"] for layer in result["layers"]), **measured}
+
+
+def _end_with_parent() -> None:
+    """See that this process does not train on for nobody when the one that started it was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _order(run: dict[str, Any]) -> str:
