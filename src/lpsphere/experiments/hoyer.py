@@ -63,7 +63,9 @@ CONDITIONS = {
     "dna": Condition("MLP 180-256-256-3 on DNA", replace(_COMMON, data="dna", model="mlp", epochs=40, batch_size=32)),
     "mnist": Condition(
         "Wide ResNet on MNIST",
-        replace(_COMMON, data="mnist", model="wide_resnet", blocks=(1, 2, 2), epochs=3, mixed_precision="bf16"),
+        replace(
+            _COMMON, data="mnist", model="wide_resnet", blocks=(1, 2, 2), epochs=2, lr=0.03, mixed_precision="bf16"
+        ),
     ),
 }
 """The conditions of the study, by name."""

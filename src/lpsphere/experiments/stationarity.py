@@ -39,7 +39,7 @@ class Setting:
         method: "LpSGD, dual form", "LpSGD, primal form" or "SGD, then projection".
         activation: "GELU" or "ReLU".
         p: Exponent of the spheres.
-        lr: Learning rate of the weights at the start of the full batches, 0.02 times as large at their end.
+        lr: Learning rate of the weights at the start of the full batches, a tenth at their end.
     """
 
     method: str
@@ -49,12 +49,12 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("LpSGD, dual form", "GELU", 1.5, 0.05),
-    Setting("LpSGD, primal form", "GELU", 1.5, 0.05),
+    Setting("LpSGD, dual form", "GELU", 1.5, 0.025),
     Setting("SGD, then projection", "GELU", 1.5, 0.1),
-    Setting("LpSGD, dual form", "ReLU", 1.5, 0.05),
-    Setting("LpSGD, dual form", "GELU", 2.0, 0.05),
+    Setting("LpSGD, dual form", "GELU", 2.0, 0.025),
     Setting("SGD, then projection", "GELU", 2.0, 0.1),
+    Setting("LpSGD, dual form", "ReLU", 1.5, 0.025),
+    Setting("LpSGD, primal form", "GELU", 1.5, 0.025),
 )
 """The trainings of the study."""
 
@@ -165,7 +165,7 @@ def _train(setting: Setting, data: Dataset, steps: int, seed: int) -> dict[str, 
         group["momentum"], group["nesterov"] = 0.0, False
     for i in range(steps):
         for group, peak in zip(optimizer.param_groups, (setting.lr, 0.1), strict=True):
-            group["lr"] = peak * 0.02 ** (i / steps)
+            group["lr"] = peak * 0.1 ** (i / steps)
         step(slice(None))
     loss = loss_of(slice(None))
     loss.backward()  # type: ignore[no-untyped-call]
