@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import lpsphere as lp
+from lpsphere.experiments import auto_p, hoyer, stationarity
 from lpsphere.experiments.compare import readable
 from lpsphere.text import markdown
 
@@ -33,6 +34,25 @@ def test_the_tables_of_the_comparison_are_those_of_the_results(name):
     table = markdown(readable(content["table"]))
     assert table == (ROOT / "results" / f"{name}.md").read_text(encoding="utf-8")
     assert table in METHODS
+
+
+@pytest.mark.parametrize(
+    "name", ["study-hoyer-fashion-mnist", "study-hoyer-dna", "study-hoyer-mnist", "study-stationarity"]
+)
+def test_the_tables_of_the_studies_are_those_of_the_results(name):
+    content = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    table = markdown((stationarity if "stationarity" in name else hoyer).readable(content["table"]))
+    assert table == (ROOT / "results" / f"{name}.md").read_text(encoding="utf-8")
+    assert table in TEXT["theory-at-work.md"]
+
+
+def test_the_table_of_auto_is_that_of_the_results():
+    rows = []
+    for name in auto_p.CONDITIONS:
+        rows += json.loads((ROOT / "results" / f"auto-p-{name}.json").read_text(encoding="utf-8"))["table"]
+    table = markdown(auto_p.readable(rows))
+    assert table == (ROOT / "results" / "auto-p.md").read_text(encoding="utf-8")
+    assert table in TEXT["theory-at-work.md"]
 
 
 def test_the_table_of_the_overhead_is_that_of_the_results():

@@ -32,7 +32,8 @@ TINY = Condition(
 
 def run_tiny(folder, exponents=(1.2, 2.0), told=None):
     tell = (lambda line: None) if told is None else told.append
-    return study_hoyer(folder / "x.json", TINY, exponents=exponents, command="lpsphere study hoyer", tell=tell)
+    condition = replace(TINY, exponents=exponents)
+    return study_hoyer(folder / "x.json", condition, command="lpsphere study hoyer", tell=tell)
 
 
 def test_a_network_is_trained_for_each_p_and_all_is_written(tmp_path):
@@ -135,7 +136,7 @@ def test_the_pictures_have_a_panel_for_each_layer_and_one_for_each_p():
 def test_the_kept_results_are_complete_and_show_what_is_claimed(name):
     path = ROOT / "results" / f"study-hoyer-{name}.json"
     content = json.loads(path.read_text(encoding="utf-8"))
-    assert [run["p"] for run in content["runs"]] == sorted(hoyer.EXPONENTS)
+    assert [run["p"] for run in content["runs"]] == sorted(CONDITIONS[name].exponents)
     published = published_points() if CONDITIONS[name].published else []
     assert layer_table(content["runs"], published) == content["table"]
     assert content["settings"] == replace(CONDITIONS[name].config, data_dir=None).to_dict()

@@ -19,7 +19,6 @@ from lpsphere.training.files import replace_file
 
 __all__ = ["study"]
 
-_EXPONENTS = ",".join(f"{value:g}" for value in hoyer.EXPONENTS)
 _COLUMNS = 8  # of the table of a condition; what was published stays in its files
 
 
@@ -46,9 +45,12 @@ def study(
         ),
     ] = None,
     p: Annotated[
-        str,
-        typer.Option(help="hoyer: exponents, separated by commas, a network for each.", rich_help_panel=TRAINING),
-    ] = _EXPONENTS,
+        str | None,
+        typer.Option(
+            help="hoyer: exponents, separated by commas, a network for each. [default: the study's, 1.1 to 6]",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(min=1, help="hoyer: passes over the data. [default: the study's]", rich_help_panel=TRAINING),
@@ -86,13 +88,14 @@ def study(
         _stationarity(out / "study-stationarity.json", steps, seed)
     elif what == "auto-p":
         chosen = _chosen(conditions, auto_p.CONDITIONS)
-        changed = {name: replace(config, data_dir=data_dir) for name, config in chosen.items()}
-        _auto_p(out, changed, seeds, processes)
+        placed = {name: replace(config, data_dir=data_dir) for name, config in chosen.items()}
+        _auto_p(out, placed, seeds, processes)
     else:
-        exponents = words.exponents("--p", p)
+        exponents = None if p is None else words.exponents("--p", p)
         for name, condition in _chosen(conditions, hoyer.CONDITIONS).items():
             config = replace(condition.config, data_dir=data_dir, epochs=epochs or condition.config.epochs)
-            _hoyer(out / f"study-hoyer-{name}.json", replace(condition, config=config), exponents, seed, processes)
+            changed = replace(condition, config=config, exponents=exponents or condition.exponents)
+            _hoyer(out / f"study-hoyer-{name}.json", changed, seed, processes)
 
 
 T = TypeVar("T")
@@ -106,13 +109,12 @@ def _chosen(conditions: str | None, known: Mapping[str, T]) -> dict[str, T]:
     return {name: known[name] for name in names}
 
 
-def _hoyer(path: Path, condition: hoyer.Condition, exponents: tuple[float, ...], seed: int, processes: int) -> None:
-    _tell(f"{condition.title}: {len(exponents)} networks; all are kept in {path}")
+def _hoyer(path: Path, condition: hoyer.Condition, seed: int, processes: int) -> None:
+    _tell(f"{condition.title}: {len(condition.exponents)} networks; all are kept in {path}")
     with words.stoppable():
         result = hoyer.study_hoyer(
             path,
             condition,
-            exponents=exponents,
             seed=seed,
             processes=processes,
             command=words.command_line(),

@@ -35,7 +35,7 @@ CONDITIONS = {
 
 _FIVE = (0.5, 0.8, 0.9, 0.95, 0.98)
 _VALIDATED = {"digits": _FIVE, "dna": _FIVE, "fashion-mnist": (0.9, 0.98)}
-_TESTED = (0.9, 0.98)
+_TESTED = {"digits": (0.9, 0.98), "dna": (0.9, 0.98), "fashion-mnist": (0.9,)}
 _SPLITS = 3
 
 
@@ -70,8 +70,8 @@ def study_auto_p(
     table = []
     for name, config in conditions.items():
         with _runs(folder, name, config, command, tell, processes) as runs:
-            results = runs.results(_grid(config, _TESTED, seeds, validation=False))
-            rows = [_compare(name, target, results) for target in _TESTED]
+            results = runs.results(_grid(config, _TESTED[name], seeds, validation=False))
+            rows = [_compare(name, target, results) for target in _TESTED[name]]
             runs.write(rows)
         table += rows
     return table

@@ -43,11 +43,13 @@ class Condition:
         title: For pictures.
         config: The training, but for p and seed.
         published: Whether the paper published measurements of it.
+        exponents: The p, a network for each.
     """
 
     title: str
     config: TrainConfig
     published: bool = False
+    exponents: tuple[float, ...] = EXPONENTS
 
 
 _COMMON = TrainConfig(
@@ -64,8 +66,15 @@ CONDITIONS = {
     "mnist": Condition(
         "Wide ResNet on MNIST",
         replace(
-            _COMMON, data="mnist", model="wide_resnet", blocks=(1, 2, 2), epochs=2, lr=0.03, mixed_precision="bf16"
+            _COMMON,
+            data="mnist",
+            model="wide_resnet",
+            blocks=(1, 2, 2),
+            epochs=2,
+            lr=0.03,
+            mixed_precision="bf16",
         ),
+        exponents=(1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5, 3.0, 4.0, 6.0),
     ),
 }
 """The conditions of the study, by name."""
@@ -81,7 +90,6 @@ def study_hoyer(
     path: Path,
     condition: Condition,
     *,
-    exponents: tuple[float, ...] = EXPONENTS,
     seed: int = 0,
     processes: int = 1,
     command: str,
@@ -93,7 +101,6 @@ def study_hoyer(
         path: JSON file of the results, written after every run; the pictures of the layers (.png) and of one neuron
             (-neuron.png) and the table (.md) have its name.
         condition: Data and network.
-        exponents: The p.
         seed: Training seed, the same for every p.
         processes: How many networks train side by side, a thread each.
         command: The command line, for the record.
@@ -102,7 +109,9 @@ def study_hoyer(
     Returns:
         The content of the file; its table has a row for each layer.
     """
-    runs_of = [Run({"p": p, "seed": seed}, replace(condition.config, p=p, seed=seed)) for p in sorted(exponents)]
+    runs_of = [
+        Run({"p": p, "seed": seed}, replace(condition.config, p=p, seed=seed)) for p in sorted(condition.exponents)
+    ]
     with Runs(path, __doc__, condition.config, command, tell, processes, measure=measure_layers) as runs:
         results = runs.results(runs_of)
         published = published_points() if condition.published else []

@@ -136,6 +136,7 @@ def _network(activation: str, data: Dataset) -> nn.Sequential:
 
 
 def _train(setting: Setting, data: Dataset, steps: int, seed: int) -> dict[str, Any]:
+    torch.set_num_threads(1)  # the tensors are small
     torch.manual_seed(seed)
     started = time.perf_counter()
     model = _network(setting.activation, data)
