@@ -39,7 +39,7 @@ class Setting:
         method: "LpSGD, dual form", "LpSGD, primal form" or "SGD, then projection".
         activation: "GELU" or "ReLU".
         p: Exponent of the spheres.
-        lr: Learning rate of the weights at the start of the full batches, a tenth at their end.
+        lr: Learning rate of the weights at the start of the full batches, a thousandth of it at their end.
     """
 
     method: str
@@ -141,7 +141,7 @@ def _train(setting: Setting, data: Dataset, steps: int, seed: int) -> dict[str, 
     started = time.perf_counter()
     model = _network(setting.activation, data)
     x, y = data.x_train.double(), data.y_train
-    groups = param_groups(model, setting.p, lr=0.02, other_lr=0.1, weight_decay=1e-3, radius="init", include_last=True)
+    groups = param_groups(model, setting.p, lr=0.02, other_lr=0.1, weight_decay=1e-2, radius="init", include_last=True)
     spheres = LpSGD(groups, momentum=0.9, nesterov=True, form="primal" if "primal" in setting.method else "dual")
     on_spheres = setting.method.startswith("LpSGD")
     optimizer = spheres if on_spheres else torch.optim.SGD(_plain(groups), momentum=0.9, nesterov=True)
@@ -166,7 +166,7 @@ def _train(setting: Setting, data: Dataset, steps: int, seed: int) -> dict[str, 
         group["momentum"], group["nesterov"] = 0.0, False
     for i in range(steps):
         for group, peak in zip(optimizer.param_groups, (setting.lr, 0.1), strict=True):
-            group["lr"] = peak * 0.1 ** (i / steps)
+            group["lr"] = peak * 1e-3 ** (i / steps)
         step(slice(None))
     loss = loss_of(slice(None))
     loss.backward()  # type: ignore[no-untyped-call]
