@@ -33,6 +33,12 @@ def test_the_learning_rate_depends_on_the_optimizer_unless_given():
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"label_smoothing": 1}, "label_smoothing must be in [0, 1), got 1"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"average": -1}, "average must be between 0 and the 20 epochs, got -1"),
+        ({"average": 6, "epochs": 5}, "average must be between 0 and the 5 epochs, got 6"),
+        ({"first_p": 1.3}, "give both, such as first_p=1.3 and first_layers=4, or neither; got first_p=1.3 and"),
+        ({"first_layers": 4}, "got first_p=None and first_layers=4"),
+        ({"first_p": 1.3, "first_layers": -1}, "first_layers=-1"),
+        ({"mixed_precision": "half"}, "mixed_precision must be one of no, bf16, fp16, auto; got 'half'"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named(values, message):

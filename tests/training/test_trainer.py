@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from lpsphere.data import Dataset
-from lpsphere.training import TrainConfig, Trainer, evaluate_run
+from lpsphere.training import Interrupted, TrainConfig, Trainer, evaluate_run
 
 SMALL = TrainConfig(hidden=(32, 32), epochs=4, device="cpu", threads=1)
 
@@ -48,6 +49,28 @@ def test_a_run_that_crashed_continues_bit_for_bit(whole, tmp_path, crash):
     assert history(tmp_path) == history(whole)
 
 
+@pytest.mark.parametrize("step", [1, 30, 42])
+def test_a_run_that_is_told_to_stop_saves_and_continues_bit_for_bit(whole, tmp_path, step):
+    trainer = Trainer(SMALL, tmp_path)
+
+    def on_step(progress):
+        if progress.step == step:
+            trainer.stop()
+
+    with pytest.raises(Interrupted, match="everything is saved"):
+        trainer.fit(on_step)
+    again = Trainer(SMALL, tmp_path, resume=True)
+    assert again.step == step
+    again.fit()
+    expected, ours = load_file(whole / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(value, ours[name]) for name, value in expected.items())
+
+
+def test_a_run_that_is_told_to_stop_at_its_end_finishes(tmp_path):
+    trainer = Trainer(replace(SMALL, epochs=1), tmp_path)
+    assert trainer.fit(lambda progress: trainer.stop() if progress.row else None)["steps"] == 21
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -84,6 +107,22 @@ def test_training_on_augmented_images_continues_bit_for_bit(tmp_path, model):
     whole, ours, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "crashed", "other"))
     assert all(torch.equal(value, ours[name]) for name, value in whole.items())
     assert not all(torch.equal(value, other[name]) for name, value in whole.items())
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_the_plain_one_and_keeps_its_names(tmp_path):
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler, and there is none")
+    config = replace(SMALL, method="set", optimizer="sgd", average=1)
+    plain, compiled = (Trainer(replace(config, compile=on), tmp_path / str(on)).fit() for on in (False, True))
+    ours, expected = (load_file(tmp_path / str(on) / "model.safetensors") for on in (True, False))
+    assert ours.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-2, atol=1e-3)
+    assert compiled["connections"] == plain["connections"]
+    assert evaluate_run(tmp_path / "True")["test_accuracy"] == compiled["test_accuracy"]
+    resumed = Trainer(replace(config, compile=True), tmp_path / "True", resume=True)
+    assert resumed.step == resumed.total_steps
 
 
 def test_augmentation_of_rows_that_are_no_images_is_refused(tmp_path):
@@ -174,6 +213,14 @@ def test_a_damaged_network_is_refused(tmp_path):
 def test_images_need_no_flattening_and_tables_no_convolutions(tmp_path):
     with pytest.raises(ValueError, match="wide_resnet needs images; the rows of digits have shape"):
         Trainer(replace(SMALL, model="wide_resnet"), tmp_path)
+
+
+def test_one_process_trains_in_different_precisions_one_after_the_other(tmp_path):
+    config = replace(SMALL, data="wine", epochs=1)
+    names = ["no", "bf16", "no"]
+    found = [Trainer(replace(config, mixed_precision=name), tmp_path / str(i)).fit() for i, name in enumerate(names)]
+    assert [result["mixed_precision"] for result in found] == names
+    assert found[0]["test_loss"] == found[2]["test_loss"] != found[1]["test_loss"]
 
 
 def test_a_batch_larger_than_the_data_is_the_whole_data(tmp_path):

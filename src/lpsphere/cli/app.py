@@ -17,14 +17,13 @@ from rich.text import Text
 from lpsphere.cli import words
 from lpsphere.cli.compare import compare
 from lpsphere.cli.predict import predict
-from lpsphere.cli.show import describe_run, show_result, show_table, training_progress
+from lpsphere.cli.reproduce import reproduce
+from lpsphere.cli.show import describe_run, show_result, training_progress
 from lpsphere.cli.study import study
 from lpsphere.cli.words import DATA, METHOD, RUN, TRAINING, console
-from lpsphere.experiments.digits import digits
-from lpsphere.experiments.grow_init import grow_init
-from lpsphere.experiments.sparsity import sparsity as sparsity_curves
 from lpsphere.report import write_report
 from lpsphere.training import Interrupted, TrainConfig, Trainer, evaluate_run
+from lpsphere.training.config import changes
 from lpsphere.training.files import remove_folder
 
 __all__ = ["app", "main"]
@@ -40,8 +39,6 @@ app = typer.Typer(
 )
 _RUNS = Path("runs")
 _FILES = ("history.jsonl", "summary.json", "model.safetensors", "report.html", "config.yaml")
-_EXPERIMENTS = {"digits": digits, "sparsity": sparsity_curves, "grow-init": grow_init}
-_MAY_CHANGE = {"device", "threads", "checkpoint_every", "data_dir"}
 
 
 @app.command()
@@ -144,7 +141,8 @@ def train(
         str | None, typer.Option(help="cpu, cuda or auto. [default: auto]", rich_help_panel=TRAINING)
     ] = None,
     mixed_precision: Annotated[
-        str | None, typer.Option(help="no, bf16 or fp16. [default: no]", rich_help_panel=TRAINING)
+        str | None,
+        typer.Option(help="no, bf16, fp16, or auto: bf16 where it is native. [default: no]", rich_help_panel=TRAINING),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all]", rich_help_panel=TRAINING)] = None,
     config: Annotated[
@@ -224,36 +222,14 @@ def train(
 app.command()(compare)
 app.command()(predict)
 app.command()(study)
-
-
-@app.command()
-def reproduce(
-    what: Annotated[
-        str,
-        typer.Argument(
-            help="digits: sparsity 0.9 against dense SGD; sparsity: accuracy against sparsity for several p; "
-            "grow-init: where new connections start.",
-            metavar="WHAT",
-        ),
-    ],
-    seeds: Annotated[int, typer.Option(min=1, help="Training seeds for each setting.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="JSON file of the results. [default: results/WHAT.json]")] = None,
-) -> None:
-    """Run an experiment of the documentation; run it again to go on where it stopped."""
-    if what not in _EXPERIMENTS:
-        raise ValueError(f"unknown experiment {what!r}: choose one of {', '.join(_EXPERIMENTS)}")
-    path = out or Path("results") / f"{what}.json"
-    with words.stoppable():
-        result = _EXPERIMENTS[what](path, seeds, words.command_line(), lambda line: console.print(line, soft_wrap=True))
-    show_table(console, result["table"])
-    console.print(f"results: [bold]{path}[/bold]", soft_wrap=True)
+app.command()(reproduce)
 
 
 @app.command()
 def evaluate(folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")]) -> None:
     """Evaluate a finished run's network again on the test rows of its data."""
     for name, value in evaluate_run(folder).items():
-        console.print(f"{name:>14}  {value:,}" if isinstance(value, int) else f"{name:>14}  {value:.6g}")
+        console.print(f"{name:>22}  {value:,}" if isinstance(value, int) else f"{name:>22}  {value:.6g}")
 
 
 @app.command()
@@ -305,10 +281,9 @@ def _run(
 def _resumed(saved: TrainConfig, chosen: dict[str, Any], folder: Path) -> TrainConfig:
     """The settings of a run that goes on: its own, but for those that do not change what it computes."""
     run = TrainConfig.from_dict(asdict(saved) | chosen)
-    differing = [name for name in chosen if getattr(run, name) != getattr(saved, name) and name not in _MAY_CHANGE]
+    differing = changes(saved, run)
     if differing:
-        changes = ", ".join(f"{name} {getattr(saved, name)} (now {getattr(run, name)})" for name in differing)
-        raise ValueError(f"the run in {folder} was started with {changes}: leave that out, or give another --out")
+        raise ValueError(f"the run in {folder} was started with {differing}: leave that out, or give another --out")
     return run
 
 

@@ -16,7 +16,10 @@ from lpsphere.topology import METHODS
 from lpsphere.training.augmentation import Augmentation
 from lpsphere.training.learning_rate import SCHEDULES
 
-__all__ = ["TrainConfig", "value_of"]
+__all__ = ["MAY_CHANGE", "TrainConfig", "changes", "value_of"]
+
+MAY_CHANGE = frozenset({"device", "threads", "checkpoint_every", "data_dir"})
+"""Settings that a run may go on with others of: what it computes stays the same, but for the rounding of a device."""
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "task": ("classification", "regression"),
@@ -27,7 +30,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "form": ("dual", "primal"),
     "schedule": tuple(SCHEDULES),
     "device": ("auto", "cpu", "cuda"),
-    "mixed_precision": ("no", "bf16", "fp16"),
+    "mixed_precision": ("no", "bf16", "fp16", "auto"),
 }
 
 
@@ -58,6 +61,8 @@ class TrainConfig:
             granularity, ranking, batches: As for the method's class, such as `lpsphere.SemiPruning`; None: its default.
         optimizer: "lpsgd", or "sgd" or "adamw" without spheres.
         p: Exponent of the spheres, or "auto": what suits the sparsity.
+        first_p: Exponent of the first ``first_layers`` selected weights, in registration order; None: p, as the others.
+        first_layers: How many these are.
         radius: Radius of the spheres, a number or "init".
         form: "dual" or "primal" step.
         lr: Peak learning rate: of the weights on spheres for "lpsgd" (in [0, 1]), of everything otherwise. None: 0.01
@@ -68,6 +73,10 @@ class TrainConfig:
         weight_decay: Weight decay of everything that is not on a sphere.
         schedule: Learning rate over training: "piecewise" (warm-up, decay, fine end), "cosine" or "constant".
         epochs: Passes over the training rows.
+        average: The network that is tested at the end and saved is the mean of the weights after each of the last
+            ``average`` epochs, its batch-norm statistics taken anew from the training rows; 0: the last weights. The
+            mean of weights on spheres lies inside them: it is not put back. Scores of the epochs are of the weights as
+            they are.
         batch_size: Rows of one step; an incomplete last batch of an epoch is left out.
         label_smoothing: Of the cross-entropy, in [0, 1).
         crop: Pixels of reflect padding from which images are cropped at random; 0: none.
@@ -75,7 +84,8 @@ class TrainConfig:
         cutout: Side of a square that is blanked out in every image, at random; 0: none.
         seed: Seed of initial weights, initial mask and the order of the rows.
         device: "cpu", "cuda" or "auto".
-        mixed_precision: "no", "bf16" or "fp16".
+        mixed_precision: "no", "bf16" or "fp16"; "auto": bf16 where the device computes with it natively, else no.
+        compile: Train with `torch.compile`, which pays on CUDA: steps take less time, after a slow first one.
         threads: CPU threads; None: torch's choice.
         checkpoint_every: Epochs between checkpoints.
     """
@@ -111,6 +121,8 @@ class TrainConfig:
     batches: int | None = None
     optimizer: str = "lpsgd"
     p: float | Literal["auto"] = 1.15
+    first_p: float | None = None
+    first_layers: int = 0
     radius: float | Literal["init"] = 1.0
     form: Literal["dual", "primal"] = "dual"
     lr: float | None = None
@@ -120,6 +132,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     schedule: str = "piecewise"
     epochs: int = 20
+    average: int = 0
     batch_size: int = 64
     label_smoothing: float = 0.0
     crop: int = 0
@@ -128,6 +141,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     mixed_precision: str = "no"
+    compile: bool = False
     threads: int | None = None
     checkpoint_every: int = 1
 
@@ -151,6 +165,13 @@ class TrainConfig:
             raise ValueError(
                 f"sparsity must be in [0, 1): the fraction of connections that are gone; got {self.sparsity}"
             )
+        if (self.first_p is None) != (self.first_layers == 0) or self.first_layers < 0:
+            raise ValueError(
+                "first_p is the exponent of the first first_layers weights: give both, such as first_p=1.3 and "
+                f"first_layers=4, or neither; got first_p={self.first_p} and first_layers={self.first_layers}"
+            )
+        if not 0 <= self.average <= self.epochs:
+            raise ValueError(f"average must be between 0 and the {self.epochs} epochs, got {self.average}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         Augmentation(self.crop, self.flip, self.cutout)  # it refuses what is out of range
@@ -206,6 +227,12 @@ class TrainConfig:
         if self.lr is not None:
             return self.lr
         return {"lpsgd": 0.01, "sgd": 0.1, "adamw": 0.001}[self.optimizer]
+
+
+def changes(saved: TrainConfig, now: TrainConfig) -> str:
+    """What differs between two runs, such as "lr 0.1 (now 0.2)", but for `MAY_CHANGE`; empty if nothing does."""
+    pairs = ((name, getattr(saved, name), getattr(now, name)) for name in saved.to_dict() if name not in MAY_CHANGE)
+    return ", ".join(f"{name} {before} (now {after})" for name, before, after in pairs if before != after)
 
 
 def value_of(text: str) -> Any:

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lpsphere.data import Dataset
 from lpsphere.metrics import summary
 from lpsphere.training.checkpoints import load_model
 from lpsphere.training.config import TrainConfig
 from lpsphere.training.setup import load_data
 
-__all__ = ["Scores", "evaluate", "evaluate_run", "score_of"]
+__all__ = ["Scores", "evaluate", "evaluate_run", "final_scores", "score_of"]
 
 _ROWS = 2048
 
@@ -54,7 +56,6 @@ def score_of(outputs: Tensor, y: Tensor, task: str) -> Tensor:
     return (outputs.argmax(-1) == y).double().sum()
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, x: Tensor, y: Tensor, task: str) -> Scores:
     """Loss and score of ``model`` in evaluation mode; its mode is restored.
 
@@ -64,26 +65,56 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, task: str) -> Scores:
         y: Classes, or standardised targets; shape (n,).
         task: "classification" or "regression".
     """
+    return _scores(_outputs(model, x), y, task)
+
+
+def final_scores(model: nn.Module, data: Dataset) -> dict[str, float]:
+    """All scores of a network on the test rows, as entries of summary.json.
+
+    Args:
+        model: Maps (n, ...) to (n, outputs); evaluated in evaluation mode on the device it is on.
+        data: The data.
+
+    Returns:
+        test_accuracy and test_loss; unless all rows are of one class, test_balanced_accuracy, the mean over the classes
+        of the fraction of their rows that is right, and with two classes test_auc, the area under the ROC curve. For
+        regression test_r2, test_rmse and test_loss.
+    """
+    device = next(model.parameters()).device
+    outputs, y = _outputs(model, data.x_test.to(device)), data.y_test.to(device)
+    named = _scores(outputs, y, data.task).named(data.task, data.target_std)
+    if data.task == "regression" or len(set(data.y_test.tolist())) < 2:
+        return named
+    classes = data.y_test.numpy()
+    named["test_balanced_accuracy"] = float(balanced_accuracy_score(classes, outputs.argmax(-1).cpu().numpy()))
+    if len(data.classes) == 2:
+        named["test_auc"] = float(roc_auc_score(classes, (outputs[:, 1] - outputs[:, 0]).cpu().numpy()))
+    return named
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, x: Tensor) -> Tensor:
+    """Outputs in evaluation mode, float32, shape (n, outputs)."""
     training = model.training
     model.eval()
-    loss_sum = score_sum = 0.0
-    for rows, targets in zip(torch.split(x, _ROWS), torch.split(y, _ROWS), strict=True):
-        outputs = model(rows).float()
-        if task == "regression":
-            loss = functional.mse_loss(outputs.squeeze(-1), targets, reduction="sum")
-        else:
-            loss = functional.cross_entropy(outputs, targets, reduction="sum")
-        loss_sum += float(loss)
-        score_sum += float(score_of(outputs, targets, task))
+    outputs = torch.cat([model(rows).float() for rows in torch.split(x, _ROWS)])
     model.train(training)
-    return Scores.from_sums(loss_sum, score_sum, len(x), y, task)
+    return outputs
+
+
+def _scores(outputs: Tensor, y: Tensor, task: str) -> Scores:
+    if task == "regression":
+        loss = functional.mse_loss(outputs.squeeze(-1).double(), y.double(), reduction="sum")
+    else:
+        loss = functional.cross_entropy(outputs.double(), y, reduction="sum")
+    return Scores.from_sums(float(loss), float(score_of(outputs, y, task)), len(y), y, task)
 
 
 def evaluate_run(folder: Path) -> dict[str, float]:
     """Evaluate the finished network of a run's folder on the test rows of its data.
 
     Returns:
-        test_accuracy and test_loss (or test_r2, test_rmse, test_loss), sparsity, connections.
+        What `final_scores` says, sparsity and connections.
 
     Raises:
         FileNotFoundError: If the folder holds no finished run.
@@ -95,12 +126,12 @@ def evaluate_run(folder: Path) -> dict[str, float]:
     model = load_model(folder / "model.safetensors")
     data = load_data(config)
     try:
-        scores = evaluate(model, data.x_test, data.y_test, config.task)
+        scores = final_scores(model, data)
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"the network of {folder} does not fit the data {data.name}: {error}") from error
     table = summary(model, include_last=config.include_last)
     return {
-        **scores.named(config.task, data.target_std),
+        **scores,
         "sparsity": table.sparsity,
         "connections": table.connections,
     }

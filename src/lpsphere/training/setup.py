@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import inspect
 import math
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from torch.optim.optimizer import Optimizer
 
 from lpsphere.data import Dataset, load
 from lpsphere.groups import ParamGroups, param_groups
+from lpsphere.neurons import Rule, select
 from lpsphere.optim import LpSGD
 from lpsphere.topology import METHODS, Topology
 from lpsphere.training.config import TrainConfig
@@ -27,6 +29,7 @@ __all__ = [
     "make_topology",
     "method_settings",
     "model_config",
+    "precision",
     "sphere_groups",
 ]
 
@@ -91,17 +94,46 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> Optimizer:
 
 
 def sphere_groups(config: TrainConfig, model: nn.Module) -> ParamGroups:
-    """The parameter groups of a run with LpSGD; with p "auto" they say what was chosen for each layer and why."""
+    """The parameter groups of a run with LpSGD; with p "auto" they say what was chosen for each layer and why.
+
+    Raises:
+        ValueError: If the network has fewer than ``first_layers`` weights to put on spheres.
+    """
     return param_groups(
         model,
         config.p,
         sparsity=config.target_sparsity if config.p == "auto" else None,
         lr=config.peak_lr,
         other_lr=config.other_lr,
+        rules=_first_rules(config, model),
         weight_decay=config.weight_decay,
         radius=config.radius,
         include_last=config.constrain_last,
     )
+
+
+def _first_rules(config: TrainConfig, model: nn.Module) -> list[Rule]:
+    """The rules that give the first layers their p."""
+    if config.first_p is None:
+        return []
+    names = [neuron.name for neuron in select(model, include_last=config.constrain_last)]
+    if config.first_layers > len(names):
+        raise ValueError(f"first_layers={config.first_layers} of {len(names)} weights on spheres: give at most these")
+    return [Rule(glob.escape(name), p=config.first_p) for name in names[: config.first_layers]]
+
+
+def precision(config: TrainConfig, cuda: bool) -> str:
+    """The mixed precision of a run, "no", "bf16" or "fp16", on a CUDA device or on the CPU.
+
+    oneDNN takes any CPU with AVX-512 for one that supports bf16, and emulates it on most; so ask for the instructions.
+    """
+    if config.mixed_precision != "auto":
+        return config.mixed_precision
+    if cuda:
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "no"
 
 
 def method_settings(method: str) -> list[str]:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor
 from torch.nn import functional
@@ -32,12 +33,13 @@ from lpsphere.flops import inference_flops, layer_costs, training_flops
 from lpsphere.metrics import Summary, summary
 from lpsphere.models import build
 from lpsphere.training.augmentation import Augmentation, batch_rng
+from lpsphere.training.averaging import new_average, take_average
 from lpsphere.training.checkpoints import newest_checkpoint, save_checkpoint, save_model
 from lpsphere.training.config import TrainConfig
-from lpsphere.training.evaluation import Scores, evaluate, score_of
+from lpsphere.training.evaluation import Scores, evaluate, final_scores, score_of
 from lpsphere.training.files import prepare_folder, replace_file
 from lpsphere.training.learning_rate import SCHEDULES
-from lpsphere.training.setup import load_data, make_optimizer, make_topology, model_config
+from lpsphere.training.setup import load_data, make_optimizer, make_topology, model_config, precision
 
 __all__ = ["Interrupted", "Progress", "Trainer"]
 
@@ -114,7 +116,7 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         set_seed(config.seed)
-        self.accelerator = Accelerator(cpu=not _wants_cuda(config), mixed_precision=config.mixed_precision)
+        self.accelerator = _accelerator(config)
         self.data = load_data(config) if data is None else data
         self.augmentation = Augmentation(config.crop, config.flip, config.cutout)
         self.augmentation.check(self.data.input_shape)
@@ -129,11 +131,14 @@ class Trainer:
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.topology = make_topology(config, model, self.optimizer, self.total_steps)
         self.plain_model = model
+        self.average = new_average(config, model, self.topology, self.steps_per_epoch)
         self.model, self.stepper = self.accelerator.prepare(model, self.optimizer)
+        self.compiled = torch.compile(self.model) if config.compile else self.model  # whose state has other names
         self.state = _State()
-        self.accelerator.register_for_checkpointing(self.state)
-        if self.topology is not None:
-            self.accelerator.register_for_checkpointing(self.topology)
+        self._stopping: list[int] = []
+        for part in (self.state, self.topology, self.average):
+            if part is not None:
+                self.accelerator.register_for_checkpointing(part)
         self.train_rows = (self.data.x_train.to(self.accelerator.device), self.data.y_train.to(self.accelerator.device))
         self.test_rows = (self.data.x_test.to(self.accelerator.device), self.data.y_test.to(self.accelerator.device))
         checkpoint = newest_checkpoint(folder, model) if resume else None
@@ -161,12 +166,16 @@ class Trainer:
             FloatingPointError: If the loss is not finite at the end of an epoch.
         """
         report = on_step or (lambda progress: None)
-        with _stop_signal() as stop:
+        with _stop_signal() as self._stopping:
             while self.state.epoch < self.config.epochs:
-                self._epoch(stop, report)
+                self._epoch(report)
         return self._finish()
 
-    def _epoch(self, stop: list[int], report: Callable[[Progress], None]) -> None:
+    def stop(self) -> None:
+        """Stop as after Ctrl-C: once the step under way is done and saved. For ``on_step`` to call."""
+        self._stopping.append(signal.SIGINT)
+
+    def _epoch(self, report: Callable[[Progress], None]) -> None:
         state = self.state
         self.model.train()
         totals = torch.tensor([state.loss_sum, state.score_sum], dtype=torch.float64, device=self.accelerator.device)
@@ -179,7 +188,7 @@ class Trainer:
             if state.batch == self.steps_per_epoch:
                 break
             report(self._progress())
-            if stop:
+            if self._stopping:
                 state.loss_sum, state.score_sum = totals.tolist()
                 state.seconds += time.perf_counter() - started
                 self._save()
@@ -187,7 +196,7 @@ class Trainer:
         state.seconds += time.perf_counter() - started
         self._end_epoch(totals.tolist())
         report(self._progress(state.rows[-1]))
-        if stop and state.epoch < self.config.epochs:
+        if self._stopping and state.epoch < self.config.epochs:
             self._save()
             raise Interrupted(f"stopped after epoch {state.epoch} of {self.config.epochs}; everything is saved")
 
@@ -198,10 +207,9 @@ class Trainer:
 
     def _train_step(self, rows: Tensor) -> Tensor:
         """One optimizer step; returns the sums of the losses and of the scores of its rows."""
-        x, y = self.train_rows[0][rows], self.train_rows[1][rows]
-        x = self.augmentation(x, batch_rng(self.config.seed, self.state.epoch, self.state.batch))
+        x, y = self._inputs(rows, self.state.epoch, self.state.batch), self.train_rows[1][rows]
         with self.accelerator.autocast():
-            outputs = self.model(x)
+            outputs = self.compiled(x)
         outputs = outputs.float()
         if self.config.task == "regression":
             loss = functional.mse_loss(outputs.squeeze(-1), y)
@@ -211,6 +219,9 @@ class Trainer:
         self.stepper.step()
         self.stepper.zero_grad()
         return torch.stack([loss.detach().double() * len(y), score_of(outputs.detach(), y, self.config.task)])
+
+    def _inputs(self, rows: Tensor, epoch: int, batch: int) -> Tensor:
+        return self.augmentation(self.train_rows[0][rows], batch_rng(self.config.seed, epoch, batch))
 
     def _end_epoch(self, totals: list[float]) -> None:
         state, count = self.state, self.steps_per_epoch * self.batch_size
@@ -240,6 +251,8 @@ class Trainer:
         state.rows.append(row)
         state.epoch, state.batch, state.loss_sum, state.score_sum = state.epoch + 1, 0, 0.0, 0.0
         self._write_history()
+        if self.average is not None and state.epoch > self.config.epochs - self.config.average:
+            self.average.update_parameters(self.plain_model)
         if state.epoch % self.config.checkpoint_every == 0 or state.epoch == self.config.epochs:
             self._save()
 
@@ -267,6 +280,8 @@ class Trainer:
         save_checkpoint(self.folder, self.step, self.accelerator)
 
     def _finish(self) -> dict[str, Any]:
+        if self.average is not None:
+            take_average(self.model, self.average, self._another_epoch())
         table = summary(self.plain_model, self.optimizer, include_last=self.config.include_last)
         if self.topology is not None:
             self.topology.finalize()
@@ -276,6 +291,12 @@ class Trainer:
         replace_file(self.folder / "summary.json", lambda path: path.write_text(text, encoding="utf-8"))
         return result
 
+    def _another_epoch(self) -> Iterator[Tensor]:
+        """The inputs of the epoch that would come next."""
+        epoch, device = self.config.epochs, self.accelerator.device
+        batches = _batches(len(self.train_rows[0]), self.batch_size, self.config.seed, epoch)
+        return (self._inputs(rows.to(device), epoch, i) for i, rows in enumerate(batches))
+
     def _summary(self, table: Summary) -> dict[str, Any]:
         config, layers = self.config, table.to_dict()
         return {
@@ -283,7 +304,7 @@ class Trainer:
             "task": config.task,
             "method": config.method,
             "optimizer": config.optimizer,
-            **self._evaluate().named(config.task, self.data.target_std),
+            **final_scores(self.model, self.data),
             "target_sparsity": config.target_sparsity,
             **{key: value for key, value in layers.items() if key != "layers"},
             **self._flops(),
@@ -292,7 +313,7 @@ class Trainer:
             "seconds": round(self.state.seconds, 3),
             "seed": config.seed,
             "device": self.accelerator.device.type,
-            "mixed_precision": config.mixed_precision,
+            "mixed_precision": self.accelerator.mixed_precision,
             "threads": torch.get_num_threads(),
             "versions": {
                 "lpsphere": version("lpsphere"),
@@ -318,6 +339,12 @@ class Trainer:
             "training_flops": cost(connections=history, dense_gradients=dense_gradients),
             "training_flops_dense": cost(),
         }
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    cuda = _wants_cuda(config)
+    AcceleratorState._reset_state(reset_partial_state=True)  # or a process has one device and precision for all runs
+    return Accelerator(cpu=not cuda, mixed_precision=precision(config, cuda))
 
 
 def _wants_cuda(config: TrainConfig) -> bool:

@@ -1,0 +1,227 @@
+"""``lpsphere reproduce``: the experiments of the documentation, and the benchmark table with its page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from lpsphere.cli import words
+from lpsphere.cli.show import show_table
+from lpsphere.cli.words import DATA, METHOD, RUN, TRAINING, console
+from lpsphere.experiments.digits import digits
+from lpsphere.experiments.grow_init import grow_init
+from lpsphere.experiments.recipes import DATA as TABLE_DATA
+from lpsphere.experiments.recipes import TABLE_METHODS
+from lpsphere.experiments.results_page import write_page
+from lpsphere.experiments.sparsity import sparsity
+from lpsphere.experiments.table import (
+    Cell,
+    Places,
+    overview,
+    parse_cells,
+    parse_methods,
+    read_results,
+    table_runs,
+    train_table,
+)
+from lpsphere.experiments.table_search import search_cell
+
+__all__ = ["reproduce"]
+
+_EXPERIMENTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "digits": digits,
+    "sparsity": sparsity,
+    "grow-init": grow_init,
+}
+_SEARCHES = Path("results/table-search")
+_PAGE = Path("docs/results.md")
+
+
+def reproduce(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="digits: sparsity 0.9 against dense SGD; sparsity: accuracy against sparsity for several p; "
+            "grow-init: where new connections start; table: the paper's data sets at its sparsities and beyond; page: "
+            "docs/results.md from the results of the table.",
+            metavar="WHAT",
+        ),
+    ],
+    cells: Annotated[
+        str | None,
+        typer.Option(
+            help=f"table: data sets and sparsities, such as fashion-mnist:0.9,dna; data: {', '.join(TABLE_DATA)}. "
+            "[default: all]",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    data_dir: Annotated[
+        str | None,
+        typer.Option(
+            help="table: folder that holds data sets by name. [default: the variable LPSPHERE_DATA]",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help=f"table: {', '.join(TABLE_METHODS)}. [default: semi-pruning]", rich_help_panel=METHOD),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds for each setting.", rich_help_panel=TRAINING)] = 5,
+    device: Annotated[
+        str | None, typer.Option(help="table: cpu, cuda or auto. [default: auto]", rich_help_panel=TRAINING)
+    ] = None,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search",
+            help="table: look for better settings on parts of the training rows, and print them for the recipes.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="--search: settings tried. [default: 16]", rich_help_panel=TRAINING)
+    ] = None,
+    splits: Annotated[
+        int | None,
+        typer.Option(min=1, help="--search: validation splits of each. [default: 2]", rich_help_panel=TRAINING),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="table: runs side by side. [default: 1]", rich_help_panel=RUN)
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="table: stop after so long, all saved (--search: between two trials). [default: at the end]",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON file of the results; table: their folder; page: its file. [default: results/WHAT.json, "
+            "results/table, results/table-search, docs/results.md]",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+) -> None:
+    """Run an experiment of the documentation; run it again to go on where it stopped.
+
+    Examples:
+    `lpsphere reproduce digits`
+
+    `lpsphere reproduce table --cells climate,dna:0.9 --methods semi-pruning,dense`
+
+    `lpsphere reproduce table --cells fashion-mnist:0.9 --search --trials 16 --processes 2`
+
+    `lpsphere reproduce page`
+    """
+    if what not in (*_EXPERIMENTS, "table", "page"):
+        raise ValueError(f"unknown experiment {what!r}: choose one of {', '.join((*_EXPERIMENTS, 'table', 'page'))}")
+    for_table = {
+        "--cells": cells,
+        "--data-dir": data_dir,
+        "--methods": methods,
+        "--device": device,
+        "--search": search or None,
+        "--trials": trials,
+        "--splits": splits,
+        "--processes": processes,
+        "--minutes": minutes,
+    }
+    given = [name for name, value in for_table.items() if value is not None]
+    if what != "table" and given:
+        raise ValueError(f"{', '.join(given)}: these are for reproduce table; leave them out for {what}")
+    if not search and (trials, splits) != (None, None):
+        raise ValueError("--trials and --splits are for --search: add it, or leave them out")
+    deadline = None if minutes is None else time.time() + 60 * minutes
+    machine = {"device": device or "auto", "data_dir": data_dir, "threads": _threads(processes or 1)}
+    with words.stoppable():
+        if what == "page":
+            _tell(f"page: [bold]{write_page(out or _PAGE, Places().results, _SEARCHES, seeds)}[/bold]")
+        elif what != "table":
+            _experiment(what, out or Path("results") / f"{what}.json", seeds)
+        elif search:
+            _search(
+                parse_cells(cells), parse_methods(methods), out, trials or 16, splits or 2, processes or 1, deadline,
+                machine,
+            )  # fmt: skip
+        else:
+            _table(parse_cells(cells), parse_methods(methods), out, seeds, processes or 1, deadline, machine)
+
+
+def _experiment(what: str, path: Path, seeds: int) -> None:
+    result = _EXPERIMENTS[what](path, seeds, words.command_line(), _tell)
+    show_table(console, result["table"])
+    _tell(f"results: [bold]{path}[/bold]")
+
+
+def _table(
+    cells: list[Cell],
+    methods: list[str],
+    out: Path | None,
+    seeds: int,
+    processes: int,
+    deadline: float | None,
+    machine: dict[str, Any],
+) -> None:
+    places = Places() if out is None else Places(out, out / "runs")
+    runs = table_runs(cells, methods, seeds, **machine)
+    _tell(f"{len(runs)} runs; what they come to is kept in {places.results}")
+    left = train_table(runs, places, processes=processes, deadline=deadline, tell=_tell)
+    show_table(console, overview(read_results(places.results), runs))
+    _tell(f"results: [bold]{places.results}[/bold]")
+    if left:
+        _go_on(f"{left} of {len(runs)} runs are left")
+
+
+def _search(
+    cells: list[Cell],
+    methods: list[str],
+    out: Path | None,
+    trials: int,
+    splits: int,
+    processes: int,
+    deadline: float | None,
+    machine: dict[str, Any],
+) -> None:
+    folder = out or _SEARCHES
+    wanted = dict.fromkeys(
+        (Cell(cell.data, 0.0) if method == "dense" else cell, method) for cell in cells for method in methods
+    )
+    _tell(f"{len(wanted)} searches of {trials} trials on {splits} validation splits; all is kept in {folder}")
+    for i, (cell, method) in enumerate(wanted):
+        found = search_cell(
+            cell,
+            method,
+            folder,
+            trials=trials,
+            splits=splits,
+            tell=_tell,
+            processes=processes,
+            deadline=deadline,
+            machine=machine,
+        )
+        if found is None:
+            _go_on(f"{len(wanted) - i} of {len(wanted)} searches are left")
+            return
+        console.print(found, markup=False, highlight=False, soft_wrap=True)
+
+
+def _go_on(what: str) -> None:
+    """Say that the time is over; whoever gives the command in a loop looks for these words."""
+    _tell(f"stopped in time, all saved; {what}: give the same command again")
+
+
+def _threads(processes: int) -> int | None:
+    """CPU threads of each process; None: torch's choice."""
+    return None if processes == 1 else max(1, torch.get_num_threads() // processes)
+
+
+def _tell(line: str) -> None:
+    console.print(line, soft_wrap=True)

@@ -1,0 +1,255 @@
+"""The page of the benchmark table: docs/results.md from the results files. Reads results; writes that page alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import ttest_rel
+
+from lpsphere.experiments.recipes import DATA, TABLE_METHODS, Recipe, load_recipe
+from lpsphere.experiments.runs import mean_and_sd
+from lpsphere.experiments.table import Cell, command_for, read_results
+from lpsphere.experiments.table_search import search_path
+from lpsphere.text import markdown
+from lpsphere.training.files import replace_file
+
+__all__ = ["render_page", "write_page"]
+
+Record = Mapping[str, Any]
+Table = Mapping[tuple[str, float], Sequence[Record]]
+"""The runs of a data set by method and target sparsity, each by its seed."""
+
+_OURS, _DENSE, _NOT_RUN = "semi-pruning", "dense", "not run yet"
+_TITLES = {
+    "dna": "DNA",
+    "mushroom": "Mushroom",
+    "climate": "Climate",
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "cifar-10": "CIFAR-10",
+    "tiny-imagenet": "Tiny ImageNet",
+}
+_NAMES = {_OURS: "ours", _DENSE: "dense SGD", "static": "static", "set": "SET", "rigl": "RigL", "snip": "SNIP"}
+_NAMES["gmp"] = "GMP"
+_SCORES = {
+    "test_accuracy": "accuracy",
+    "test_balanced_accuracy": "balanced accuracy",
+    "test_auc": "area under the ROC curve",
+}
+
+_HEAD = """# Results
+
+The data sets of [arXiv:2103.16013](https://arxiv.org/abs/2103.16013) at its sparsities and beyond. *Ours* is LpSGD with
+semi-pruning; the others are dense SGD and the [methods](methods.md) of the same names on SGD, on the same network with
+the same epochs, batches, schedule and augmentation. Networks are no larger and trained for no more epochs than the
+paper's.
+
+Accuracies are in percent, on the test rows, of the network at the end of training, never of the best epoch: mean ±
+standard deviation, in brackets the number of seeds. The paper's are single numbers. A mean of ours that is higher is
+**bold**. *Exact*: after every run there were round(N (1 − sparsity)) connections of the N weights that are counted (all
+Linear and Conv weights but the output layer's). Each run's settings, versions and command are in its file in
+`results/table`.
+
+`lpsphere reproduce table` trains what is missing and goes on where it was stopped; `lpsphere reproduce page` writes
+this page.
+"""
+
+
+def write_page(path: Path, results: Path, searches: Path, seeds: int) -> Path:
+    """Write the page; without new results it stays the same to the byte.
+
+    Args:
+        path: The page.
+        results: Folder of the results of the table.
+        searches: Folder of the searches for its settings.
+        seeds: Seeds that each cell is to have: commands are given for those that have fewer.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: If a file is no result, or runs of one cell have different settings.
+    """
+    text = render_page(read_results(results), searches, seeds)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return path
+
+
+def render_page(records: Sequence[Record], searches: Path, seeds: int) -> str:
+    """The page as Markdown; see `write_page`."""
+    parts = [_HEAD]
+    for data in DATA:
+        own: dict[tuple[str, float], list[Record]] = {}
+        for record in records:
+            if record["data"] == data:
+                own.setdefault((record["method"], record["target"]), []).append(record)
+        for runs in own.values():
+            _check_alike(runs)
+        parts.append(_section(load_recipe(data), own, searches, seeds))
+    return "\n".join(parts)
+
+
+def _section(recipe: Recipe, table: Table, searches: Path, seeds: int) -> str:
+    sparsities = sorted({*recipe.sparsities, *(target for method, target in table if method != _DENSE)})
+    config = recipe.config(_OURS, recipe.sparsities[0])
+    sizes = sorted({run["parameters"] for runs in table.values() for run in runs})
+    network = " and ".join(f"{size:,}" for size in sizes) or "no more"
+    recipe_file = f"[Recipe](../src/lpsphere/experiments/recipes/{recipe.data}.yaml)"
+    split = " The rows are split anew for each seed, alike for all methods." if recipe.split_by_seed else ""
+    parts = [
+        f"## {_TITLES[recipe.data]}\n",
+        f"Parameters: {network} (paper: {recipe.paper.weights:,}); epochs: {config.epochs} (paper: "
+        f"{recipe.paper.epochs}). {recipe_file}.{split} {_searched(recipe, sparsities, searches)}\n",
+        markdown([_against_paper(recipe, sparsity, table.get((_OURS, sparsity), ())) for sparsity in sparsities]),
+        markdown([_against_methods(sparsity, table) for sparsity in sparsities]),
+    ]
+    more = [name for name in _SCORES if any(name in run for runs in table.values() for run in runs)]
+    if "test_auc" in more:
+        parts.append(markdown(_more_scores(sparsities, table, more)))
+    if recipe.split_by_seed and (_DENSE, 0.0) in table:
+        paired = [_paired_row(sparsity, table, more) for sparsity in sparsities if (_OURS, sparsity) in table]
+        if paired:
+            parts += [
+                "Ours less dense on the same splits, in points: mean ± standard deviation of the differences, and p of "
+                "a paired t-test (somewhat too small, as the splits overlap).\n",
+                markdown(paired),
+            ]
+    missing = _commands(recipe, sparsities, table, seeds)
+    if missing:
+        parts.append(
+            f"Not run yet, or with fewer than {seeds} seeds:\n\n```\n" + "".join(f"{c}\n" for c in missing) + "```\n"
+        )
+    return "\n".join(parts)
+
+
+def _against_paper(recipe: Recipe, sparsity: float, runs: Sequence[Record]) -> dict[str, str]:
+    published = recipe.paper.accuracy.get(sparsity)
+    difference, better = "–", False
+    if runs and published is not None:
+        points = 100 * (mean_and_sd([run["test_accuracy"] for run in runs])[0] - published)
+        difference, better = f"{points:+.2f}", points > 0
+    score = _score(runs)
+    return {
+        "sparsity": f"{sparsity:g}",
+        "ours": f"**{score}**" if better else score,
+        "paper": "–" if published is None else f"{100 * published:.2f}",
+        "difference": difference,
+        "connections": _joined(runs, lambda run: f"{run['connections']:,} of {run['selected_weights']:,}"),
+        "sparsity reached": _joined(runs, _exactness),
+        "time of a run": _time(mean_and_sd([run["seconds"] for run in runs])[0]) if runs else "–",
+        "on": _joined(runs, _device),
+    }
+
+
+def _against_methods(sparsity: float, table: Table) -> dict[str, str]:
+    row = {"sparsity": f"{sparsity:g}"}
+    for method in TABLE_METHODS:
+        row[_NAMES[method]] = _score(table.get((method, 0.0 if method == _DENSE else sparsity), ()))
+    return row
+
+
+def _more_scores(sparsities: Sequence[float], table: Table, names: Sequence[str]) -> list[dict[str, str]]:
+    """All scores of dense networks and of ours."""
+    keys = [(_DENSE, 0.0), *((_OURS, sparsity) for sparsity in sparsities)]
+    return [
+        {
+            "network": "dense SGD" if method == _DENSE else f"ours, sparsity {sparsity:g}",
+            **{_SCORES[name]: _score(table.get((method, sparsity), ()), name) for name in names},
+        }
+        for method, sparsity in keys
+    ]
+
+
+def _paired_row(sparsity: float, table: Table, names: Sequence[str]) -> dict[str, str]:
+    ours, dense = ({run["seed"]: run for run in table[key]} for key in ((_OURS, sparsity), (_DENSE, 0.0)))
+    common = sorted(set(ours) & set(dense))
+    return {
+        "sparsity": f"{sparsity:g}",
+        "splits": str(len(common)),
+        **{_SCORES[name]: _difference([(ours[s][name], dense[s][name]) for s in common]) for name in names},
+    }
+
+
+def _difference(pairs: Sequence[tuple[float, float]]) -> str:
+    if not pairs:
+        return "–"
+    differences = [a - b for a, b in pairs]
+    mean, spread = mean_and_sd(differences)
+    text = f"{100 * mean:+.2f} ± {100 * spread:.2f}"
+    if len({round(difference, 12) for difference in differences}) < 2:
+        return text  # nothing to test
+    first, second = zip(*pairs, strict=True)
+    return f"{text} (p = {ttest_rel(first, second).pvalue:.2g})"
+
+
+def _score(runs: Sequence[Record], name: str = "test_accuracy") -> str:
+    values = [run[name] for run in runs if name in run]
+    if not values:
+        return _NOT_RUN
+    mean, spread = mean_and_sd(values)
+    return f"{100 * mean:.2f} ± {100 * spread:.2f} ({len(values)})"
+
+
+def _exactness(run: Record) -> str:
+    exact = run["connections"] == round(run["selected_weights"] * (1 - run["target"]))
+    return "exact" if exact else f"{run['sparsity']:.4f}"
+
+
+def _device(run: Record) -> str:
+    place = f"cpu, {run['threads']} threads" if run["device"] == "cpu" else run["device"]
+    return place.replace("1 threads", "1 thread") + ("" if run["precision"] == "no" else f", {run['precision']}")
+
+
+def _joined(runs: Sequence[Record], tell: Callable[[Record], str]) -> str:
+    return "; ".join(sorted({tell(run) for run in runs})) or "–"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> str:
+    """With how many trials settings were searched, as far as that came to its end."""
+    found = []
+    for method in TABLE_METHODS:
+        for sparsity in [0.0] if method == _DENSE else sparsities:
+            path = search_path(searches, Cell(recipe.data, sparsity), method)
+            outcome = json.loads(path.read_text(encoding="utf-8"))["table"] if path.exists() else []
+            place = "" if method == _DENSE else f" at {sparsity:g}"
+            found += [f"{_NAMES[method]}{place} ({row['trials']} trials, {row['splits']} splits)" for row in outcome]
+    if not found:
+        return "No settings were searched yet: they are first values."
+    return f"Settings were searched on parts of the training rows: {'; '.join(found)}."
+
+
+def _commands(recipe: Recipe, sparsities: Sequence[float], table: Table, seeds: int) -> list[str]:
+    """Commands for the cells of the recipe that have too few runs, as few as will do."""
+    missing: dict[tuple[float, ...], list[str]] = {}
+    for method in TABLE_METHODS:
+        targets = [0.0] if method == _DENSE else [s for s in sparsities if s in recipe.sparsities]
+        short = tuple(target for target in targets if len(table.get((method, target), ())) < seeds)
+        if short:
+            everywhere = short == (0.0,) or short == recipe.sparsities
+            missing.setdefault(recipe.sparsities if everywhere else short, []).append(method)
+    return [command_for([Cell(recipe.data, s) for s in cells], methods, seeds) for cells, methods in missing.items()]
+
+
+def _check_alike(runs: Sequence[Record]) -> None:
+    """Refuse to average runs of different settings."""
+    first, *others = [
+        {name: value for name, value in run["settings"].items() if name not in ("seed", "split_seed")} for run in runs
+    ]
+    for run, settings in zip(runs[1:], others, strict=True):
+        if settings != first:
+            differing = sorted(name for name in first.keys() | settings.keys() if first.get(name) != settings.get(name))
+            where = f"{run['data']}, {run['method']}, sparsity {run['target']:g}"
+            raise ValueError(
+                f"the runs of {where} with seeds {runs[0]['seed']} and {run['seed']} differ in {', '.join(differing)}: "
+                "remove those of the older recipe from the folder of results"
+            )

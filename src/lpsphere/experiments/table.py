@@ -1,0 +1,371 @@
+"""The benchmark table: data sets, sparsities, methods and seeds by their recipes, a results file for each run.
+
+Writes results/table/<data>-<method>-<sparsity>-seed<k>.json once a run has ended; until then the run's own folder in
+runs/table holds its checkpoints, from which it goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lpsphere.experiments.recipes import DATA, TABLE_METHODS, load_recipe
+from lpsphere.experiments.runs import _end_with_parent, mean_and_sd
+from lpsphere.training import Interrupted, Progress, TrainConfig, Trainer
+from lpsphere.training.config import MAY_CHANGE, changes
+from lpsphere.training.files import remove_folder, replace_file
+
+__all__ = [
+    "Cell",
+    "Places",
+    "TableRun",
+    "command_for",
+    "overview",
+    "parse_cells",
+    "parse_methods",
+    "read_results",
+    "table_runs",
+    "train_table",
+]
+
+_NEWS = 60.0  # seconds between two lines of a run under way
+_KEPT = ("test_accuracy", "test_balanced_accuracy", "test_auc", "test_loss", "epochs", "parameters")
+_COUNTED = ("selected_weights", "connections", "seconds")
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A data set at a sparsity; 0 for dense networks."""
+
+    data: str
+    sparsity: float
+
+    def __str__(self) -> str:
+        """As on the command line: "dna:0.9"."""
+        return f"{self.data}:{self.sparsity:g}"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a table is kept.
+
+    Attributes:
+        results: Folder of the results files.
+        runs: Folder of the runs' folders.
+    """
+
+    results: Path = Path("results/table")
+    runs: Path = Path("runs/table")
+
+
+@dataclass(frozen=True)
+class TableRun:
+    """One training of the table.
+
+    Attributes:
+        cell: Data set and sparsity.
+        method: The method.
+        config: Its settings, with the seed.
+        command: A command that trains it, for the record.
+    """
+
+    cell: Cell
+    method: str
+    config: TrainConfig
+    command: str
+
+    @property
+    def name(self) -> str:
+        """Of its results file, without .json, and of its folder."""
+        return f"{self.cell.data}-{self.method}-{self.cell.sparsity:g}-seed{self.config.seed}"
+
+
+def parse_cells(text: str | None) -> list[Cell]:
+    """Cells from a text such as "fashion-mnist:0.9,dna"; a data set alone stands for all its sparsities, None for all.
+
+    Raises:
+        ValueError: If the table has no such cell, or it is given twice.
+    """
+    cells: list[Cell] = []
+    for part in DATA if text is None else text.split(","):
+        data, colon, sparsity = part.strip().partition(":")
+        known = load_recipe(data).sparsities
+        if not colon:
+            cells += [Cell(data, value) for value in known]
+            continue
+        chosen = next((value for value in known if f"{value:g}" == sparsity or str(value) == sparsity), None)
+        if chosen is None:
+            listed = ", ".join(f"{data}:{value:g}" for value in known)
+            raise ValueError(f"the table has no cell {part.strip()!r}: choose from {listed}, or {data} for all of them")
+        cells.append(Cell(data, chosen))
+    if len(set(cells)) < len(cells):
+        raise ValueError(f"a cell is given twice in {text!r}")
+    return cells
+
+
+def parse_methods(text: str | None) -> list[str]:
+    """Methods from a text such as "semi-pruning,rigl"; None: semi-pruning.
+
+    Raises:
+        ValueError: If a method is unknown or given twice.
+    """
+    methods = ["semi-pruning"] if text is None else [part.strip() for part in text.split(",")]
+    unknown = [method for method in methods if method not in TABLE_METHODS]
+    if unknown:
+        raise ValueError(f"unknown method {', '.join(map(repr, unknown))}: choose from {', '.join(TABLE_METHODS)}")
+    if len(set(methods)) < len(methods):
+        raise ValueError(f"a method is given twice in {text!r}")
+    return methods
+
+
+def command_for(cells: Sequence[Cell], methods: Sequence[str], seeds: int | None) -> str:
+    """The command that trains these cells; a data set stands for all its cells where all are there."""
+    words: list[str] = []
+    for data in dict.fromkeys(cell.data for cell in cells):
+        own = [cell for cell in cells if cell.data == data]
+        every = {cell.sparsity for cell in own} >= set(load_recipe(data).sparsities)
+        dense = {cell.sparsity for cell in own} == {0.0}
+        words += [data] if every or dense else [str(cell) for cell in own if cell.sparsity]
+    command = f"lpsphere reproduce table --cells {','.join(words)} --methods {','.join(methods)}"
+    return command if seeds is None else f"{command} --seeds {seeds}"
+
+
+def table_runs(
+    cells: Sequence[Cell],
+    methods: Sequence[str],
+    seeds: int,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    data_dir: str | None = None,
+) -> list[TableRun]:
+    """The runs of some cells, all cells of a seed before the next seed; a dense network counts once for a data set."""
+    runs: dict[str, TableRun] = {}
+    for seed in range(seeds):
+        for cell in cells:
+            recipe = load_recipe(cell.data)
+            for method in methods:
+                own = Cell(cell.data, 0.0) if method == "dense" else cell
+                config = recipe.config(method, own.sparsity, seed)
+                config = replace(config, device=device, threads=threads, data_dir=data_dir)
+                run = TableRun(own, method, config, command_for([own], [method], seeds))
+                runs.setdefault(run.name, run)
+    return list(runs.values())
+
+
+def train_table(
+    runs: Sequence[TableRun],
+    places: Places,
+    *,
+    processes: int = 1,
+    deadline: float | None = None,
+    tell: Tell = lambda line: None,
+) -> int:
+    """Train what has no results file yet.
+
+    Args:
+        runs: The runs.
+        places: Where they are kept.
+        processes: How many train side by side.
+        deadline: When to stop, all saved, in the seconds of `time.time`; None: at the end.
+        tell: Called with a line after every run, and once a minute in between if there is one process.
+
+    Returns:
+        How many runs are left.
+
+    Raises:
+        ValueError: If a file or a folder holds a run of other settings; nothing is trained then.
+        FloatingPointError: If a run diverges.
+        Interrupted: After Ctrl-C; all is saved.
+    """
+    left = [run for run in runs if not _finished(run, places)]
+    for run in left:
+        _check_folder(run, places.runs / run.name)
+    if processes == 1 or len(left) < 2:
+        for count, run in enumerate(left):
+            if _past(deadline) or not _tell(train_run(run, places, deadline, tell), run, tell):
+                return len(left) - count
+        return 0
+    return _train_side_by_side(left, places, processes, deadline, tell)
+
+
+def train_run(
+    run: TableRun, places: Places, deadline: float | None = None, tell: Tell | None = None
+) -> dict[str, Any] | None:
+    """Train a run to its end from wherever it is, and write its results file; None if the deadline stopped it."""
+    if _past(deadline):
+        return None
+    folder, path = places.runs / run.name, places.results / f"{run.name}.json"
+    trainer = Trainer(run.config, folder, resume=True, command=run.command)
+    news = time.time()
+
+    def on_step(progress: Progress) -> None:
+        nonlocal news
+        if _past(deadline):
+            trainer.stop()
+        if tell is not None and progress.row and time.time() > news + _NEWS:
+            news = time.time()
+            score = progress.row["test_accuracy"]
+            tell(f"{run.name}: epoch {progress.epoch} of {progress.epochs}, test accuracy {score:.4f}")
+
+    try:
+        result = trainer.fit(on_step)
+    except Interrupted:
+        if _past(deadline):
+            return None
+        raise
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{run.name}: {error}") from error
+    record = _record(run, result)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record, indent=1) + "\n"
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    remove_folder(folder / "checkpoints")
+    return record
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """All results files of a folder, ordered by data set, method, target and seed.
+
+    Raises:
+        ValueError: If a file is not what `train_run` writes.
+    """
+    records = []
+    order = {name: i for i, name in enumerate((*DATA, *TABLE_METHODS))}
+    for path in sorted(folder.glob("*.json")):
+        record = _read(path)
+        if not (record.get("data") in order and record.get("method") in order and "test_accuracy" in record):
+            raise ValueError(f"{path} is no result of lpsphere reproduce table: move it elsewhere")
+        records.append(record)
+    return sorted(records, key=lambda r: (order[r["data"]], order[r["method"]], r["target"], r["seed"]))
+
+
+def overview(records: Sequence[dict[str, Any]], runs: Sequence[TableRun]) -> list[dict[str, Any]]:
+    """A row for each cell and method of some runs: accuracy over the seeds that have ended, beside the paper's."""
+    rows = []
+    for cell, method in dict.fromkeys((run.cell, run.method) for run in runs):
+        key = (cell.data, cell.sparsity, method)
+        found = [r["test_accuracy"] for r in records if (r["data"], r["target"], r["method"]) == key]
+        mean, spread = mean_and_sd(found) if found else ("-", "-")
+        published = load_recipe(cell.data).paper.accuracy.get(cell.sparsity)
+        rows.append(
+            {
+                "data": cell.data,
+                "sparsity": cell.sparsity,
+                "method": method,
+                "test_accuracy": mean,
+                "sd": spread,
+                "seeds": len(found),
+                "paper": "-" if published is None else published,
+            }
+        )
+    return rows
+
+
+def _train_side_by_side(
+    left: Sequence[TableRun], places: Places, processes: int, deadline: float | None, tell: Tell
+) -> int:
+    """As many at a time as there are processes: none begins when Ctrl-C has stopped the others."""
+    waiting, under_way, missing, failed = list(left), set[Future[Any]](), len(left), None
+    names: dict[Future[Any], TableRun] = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as executor:
+        while (waiting and not _past(deadline)) or under_way:
+            while waiting and len(under_way) < processes and not _past(deadline):
+                run = waiting.pop(0)
+                future = executor.submit(train_run, run, places, deadline)
+                names[future] = run
+                under_way.add(future)
+            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            for future in done:
+                failed = failed or future.exception()
+                if isinstance(future.exception(), Interrupted):
+                    waiting = []
+                elif future.exception() is None:
+                    missing -= _tell(future.result(), names[future], tell)
+    if failed is not None:
+        raise failed
+    return missing
+
+
+def _tell(record: dict[str, Any] | None, run: TableRun, tell: Tell) -> bool:
+    """Say what came out; whether the run has ended."""
+    if record is None:
+        tell(f"{run.name}: stopped, all saved")
+        return False
+    tell(f"{run.name}: accuracy {record['test_accuracy']:.4f}, {record['seconds']:.1f} s")
+    return True
+
+
+def _record(run: TableRun, result: dict[str, Any]) -> dict[str, Any]:
+    default = TrainConfig().to_dict()
+    settings = {
+        name: value for name, value in run.config.to_dict().items() if value != default[name] and name not in MAY_CHANGE
+    }
+    return {
+        "data": run.cell.data,
+        "method": run.method,
+        "target": run.cell.sparsity,
+        "seed": run.config.seed,
+        "sparsity": result["sparsity"],
+        **{name: result[name] for name in (*_KEPT, *_COUNTED) if name in result},
+        "device": torch.cuda.get_device_name() if result["device"] == "cuda" else result["device"],
+        "precision": result["mixed_precision"],
+        "threads": result["threads"],
+        "versions": result["versions"],
+        "settings": settings,
+        "command": run.command,
+    }
+
+
+def _finished(run: TableRun, places: Places) -> bool:
+    """Whether a run has a results file.
+
+    Raises:
+        ValueError: If that is of other settings.
+    """
+    path = places.results / f"{run.name}.json"
+    if not path.exists():
+        return False
+    differing = changes(TrainConfig.from_dict(_read(path).get("settings", {})), run.config)
+    if differing:
+        raise ValueError(
+            f"{path} holds a run with {differing}: the recipe has changed since. Remove that file and "
+            f"{places.runs / run.name} to train it again, or keep the results of both with another --out"
+        )
+    return True
+
+
+def _check_folder(run: TableRun, folder: Path) -> None:
+    if not (folder / "config.yaml").exists():
+        return
+    differing = changes(TrainConfig.load(folder / "config.yaml"), run.config)
+    if differing:
+        raise ValueError(
+            f"{folder} holds an unfinished run with {differing}: the recipe has changed since. Remove that folder to "
+            "start it anew, or give another --out"
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): remove it, and its run is trained again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no result of a run: remove it, and its run is trained again")
+    return content
+
+
+def _past(deadline: float | None) -> bool:
+    return deadline is not None and time.time() >= deadline

@@ -1,0 +1,184 @@
+"""A search for the settings of a recipe: for every method the same number of trials, on parts of the training rows.
+
+Each trial trains on four fifths of the training rows and is scored on the rest, once a split; the test rows are looked
+at by none. The first trial is the recipe as it is; then Optuna proposes exponent, learning rates and the like.
+
+Writes results/table-search/<data>-<method>-<sparsity>.json, from which a search goes on.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from lpsphere.experiments.recipes import load_recipe
+from lpsphere.experiments.runs import Run, Runs
+from lpsphere.experiments.search import _optuna, _study
+from lpsphere.experiments.table import Cell, command_for
+from lpsphere.theory import p_for_training
+from lpsphere.topology import METHODS
+from lpsphere.training import TrainConfig
+
+__all__ = ["Span", "search_cell", "search_path", "spaces"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """The values of a setting that a search may try.
+
+    Attributes:
+        low: The least, above ``origin``.
+        high: The greatest, above ``origin``.
+        log: Whether they are searched on a logarithmic scale.
+        origin: What is added.
+    """
+
+    low: float
+    high: float
+    log: bool = True
+    origin: float = 0.0
+
+    def value(self, position: float) -> float:
+        """The value of the setting, to three digits."""
+        return round(self.origin + float(f"{position:.3g}"), 12)
+
+    def position(self, value: float) -> float:
+        """The place of a value in the span, or the nearest."""
+        return min(max(value - self.origin, self.low), self.high)
+
+
+_SMOOTHING, _DECAY = Span(0.0, 0.2, log=False), Span(1e-5, 1e-2)
+_OF_OPTIMIZERS: Mapping[str, Mapping[str, Span]] = {
+    "lpsgd": {
+        "p": Span(0.03, 0.6, origin=1.0),
+        "lr": Span(0.003, 0.05),
+        "other_lr": Span(0.05, 0.6),
+        "weight_decay": _DECAY,
+        "label_smoothing": _SMOOTHING,
+    },
+    "sgd": {"lr": Span(0.005, 1.5), "weight_decay": _DECAY, "label_smoothing": _SMOOTHING},
+    "adamw": {"lr": Span(1e-4, 2e-2), "weight_decay": Span(1e-4, 1.0), "label_smoothing": _SMOOTHING},
+}
+_OF_METHODS: Mapping[str, Mapping[str, Span]] = {
+    "semi-pruning": {"regrow": Span(0.0, 0.6, log=False)},
+    "set": {"drop_fraction": Span(0.1, 0.5, log=False)},
+    "rigl": {"drop_fraction": Span(0.1, 0.5, log=False)},
+}
+
+
+def spaces(config: TrainConfig) -> dict[str, Span]:
+    """What is searched for a run: settings of its optimizer and of its method."""
+    return {**_OF_OPTIMIZERS[config.optimizer], **_OF_METHODS.get(config.method, {})}
+
+
+def search_path(folder: Path, cell: Cell, method: str) -> Path:
+    """The file of a search."""
+    return folder / f"{cell.data}-{method}-{cell.sparsity:g}.json"
+
+
+def search_cell(
+    cell: Cell,
+    method: str,
+    folder: Path,
+    *,
+    trials: int,
+    splits: int,
+    tell: Callable[[str], None],
+    processes: int = 1,
+    deadline: float | None = None,
+    machine: Mapping[str, Any] | None = None,
+) -> str | None:
+    """Search for the settings of a method in a cell of the table.
+
+    Args:
+        cell: The cell.
+        method: The method.
+        folder: Where the search is kept.
+        trials: Settings that are tried; 1: the recipe alone.
+        splits: Validation splits, and training seeds, that each is scored on.
+        tell: Called with a line after every run.
+        processes: How many runs train side by side.
+        deadline: When to begin no further trial, in the seconds of `time.time`; None: never.
+        machine: Settings that do not change what a run computes, such as data_dir and device.
+
+    Returns:
+        The best settings as lines for the recipe; None if the deadline came first.
+
+    Raises:
+        ModuleNotFoundError: If Optuna is not installed and ``trials`` is more than 1.
+        ValueError: If the file holds a search of other shared settings.
+    """
+    recipe = load_recipe(cell.data).config(method, cell.sparsity)
+    space, default = spaces(recipe), TrainConfig()
+    base = replace(recipe, checkpoint_every=1, **{name: getattr(default, name) for name in space})
+    study = _study(_optuna(), trials, seed=0) if trials > 1 else None
+    command = f"{command_for([cell], [method], None)} --search --trials {trials} --splits {splits}"
+    best: tuple[float, dict[str, float]] | None = None
+    with Runs(search_path(folder, cell, method), __doc__, base, command, tell, processes) as runs:
+        for trial in range(trials):
+            if deadline is not None and time.time() >= deadline:
+                return None
+            asked = None if trial == 0 or study is None else study.ask()
+            values = _first(recipe, space) if asked is None else _suggested(asked, space)
+            config = replace(recipe, **{**values, **(machine or {})})
+            accuracy = _score(runs, config, values, splits)
+            if study is not None and asked is not None:
+                study.tell(asked, accuracy)
+            elif study is not None:
+                study.add_trial(_first_trial(space, values, accuracy))
+            if best is None or accuracy > best[0]:
+                best = accuracy, values
+        assert best is not None
+        runs.write([{"validation_accuracy": best[0], "trials": trials, "splits": splits, **best[1]}])
+    return _as_recipe(cell, method, best[1])
+
+
+def _first(config: TrainConfig, space: Mapping[str, Span]) -> dict[str, float]:
+    """What the recipe says, with the defaults of its method where it says nothing."""
+    values: dict[str, float] = {}
+    for name in space:
+        value = config.peak_lr if name == "lr" else getattr(config, name)
+        if value == "auto":
+            value = p_for_training(config.sparsity)
+        if value is None:
+            value = inspect.signature(METHODS[config.method]).parameters[name].default
+        values[name] = float(value)
+    return values
+
+
+def _suggested(asked: Any, space: Mapping[str, Span]) -> dict[str, float]:
+    return {
+        name: span.value(asked.suggest_float(name, span.low, span.high, log=span.log)) for name, span in space.items()
+    }
+
+
+def _first_trial(space: Mapping[str, Span], values: Mapping[str, float], accuracy: float) -> Any:
+    """What the recipe came to, for Optuna to learn from; what is outside of its span counts as its end."""
+    optuna = _optuna()
+    float_distribution = optuna.distributions.FloatDistribution
+    return optuna.trial.create_trial(
+        params={name: span.position(values[name]) for name, span in space.items()},
+        distributions={name: float_distribution(span.low, span.high, log=span.log) for name, span in space.items()},
+        value=accuracy,
+    )
+
+
+def _score(runs: Runs, config: TrainConfig, values: Mapping[str, float], splits: int) -> float:
+    found = runs.results(
+        [Run({**values, "seed": split}, replace(config, seed=split), validation=split) for split in range(splits)]
+    )
+    return fmean(float(result["accuracy"]) for result in found)
+
+
+def _as_recipe(cell: Cell, method: str, values: Mapping[str, float]) -> str:
+    """Lines to paste into the recipe."""
+    key = f"{cell.sparsity:g}" if cell.sparsity else "default"
+    own = yaml.safe_dump(dict(values), default_flow_style=True, sort_keys=False, width=10_000).strip()
+    return f'# {cell.data}.yaml\nmethods:\n  {method}:\n    "{key}": {own}\n'

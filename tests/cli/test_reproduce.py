@@ -1,0 +1,80 @@
+import json
+
+import pytest
+
+CELL = ("reproduce", "table", "--cells", "wine:0.5", "--device", "cpu")
+
+
+def test_the_table_is_trained_shown_and_not_trained_again(wine_table, lpsphere, tmp_path):
+    status, out, err = lpsphere(*CELL, "--methods", "semi-pruning,dense", "--seeds", 2)
+    assert (status, err) == (0, "")
+    assert out.count(": accuracy ") == 4
+    record = json.loads((tmp_path / "results" / "table" / "wine-semi-pruning-0.5-seed1.json").read_text())
+    assert f"wine-semi-pruning-0.5-seed1: accuracy {record['test_accuracy']:.4f}" in out
+    assert (tmp_path / "runs" / "table" / "wine-dense-0-seed0" / "model.safetensors").exists()
+    status, out, _ = lpsphere(*CELL, "--methods", "semi-pruning,dense", "--seeds", 2)
+    assert status == 0
+    assert ": accuracy " not in out
+    assert "results: results/table" in out
+
+
+def test_after_its_minutes_it_says_how_to_go_on(wine_table, lpsphere, tmp_path):
+    status, out, err = lpsphere(*CELL, "--minutes", 0)
+    assert (status, err) == (0, "")
+    assert "stopped in time, all saved; 5 of 5 runs are left: give the same command again" in out
+    status, out, _ = lpsphere(*CELL, "--minutes", 10, "--seeds", 1)
+    assert status == 0
+    assert "again" not in out
+    assert (tmp_path / "results" / "table" / "wine-semi-pruning-0.5-seed0.json").exists()
+
+
+def test_another_folder_has_runs_of_its_own(wine_table, lpsphere, tmp_path):
+    assert lpsphere(*CELL, "--seeds", 1, "--out", "trial")[0] == 0
+    assert (tmp_path / "trial" / "wine-semi-pruning-0.5-seed0.json").exists()
+    assert (tmp_path / "trial" / "runs" / "wine-semi-pruning-0.5-seed0").is_dir()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_prints_lines_for_the_recipe(wine_table, lpsphere, tmp_path):
+    words = (*CELL, "--methods", "semi-pruning,dense", "--search", "--trials", 2, "--splits", 1)
+    status, out, err = lpsphere(*words)
+    assert (status, err) == (0, "")
+    assert '    "0.5": {p: ' in out
+    assert '    "default": {lr: ' in out
+    assert {path.name for path in (tmp_path / "results" / "table-search").iterdir()} == {
+        "wine-semi-pruning-0.5.json",
+        "wine-dense-0.json",
+    }
+    status, out, _ = lpsphere(*words, "--out", "other", "--minutes", 0)
+    assert status == 0
+    assert "2 of 2 searches are left: give the same command again" in out
+
+
+def test_the_page_is_written_from_the_results(wine_table, lpsphere, tmp_path):
+    lpsphere(*CELL, "--seeds", 1)
+    status, out, err = lpsphere("reproduce", "page", "--seeds", 1)
+    assert (status, err) == (0, "")
+    assert "page: docs/results.md" in out
+    text = (tmp_path / "docs" / "results.md").read_text()
+    assert "## Wine" in text
+    assert "(1)" in text
+    assert lpsphere("reproduce", "page", "--seeds", 1, "--out", "page.md")[0] == 0
+    assert (tmp_path / "page.md").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("everything",), "unknown experiment 'everything': choose one of digits, sparsity, grow-init, table, page"),
+        (("digits", "--cells", "dna"), "--cells: these are for reproduce table; leave them out for digits"),
+        (("page", "--search", "--device", "cpu"), "--device, --search: these are for reproduce table"),
+        (("table", "--trials", 3), "--trials and --splits are for --search: add it, or leave them out"),
+        (("table", "--cells", "dna:0.7"), "the table has no cell 'dna:0.7'"),
+        (("table", "--methods", "magic"), "unknown method 'magic'"),
+    ],
+)
+def test_a_bad_request_is_explained(lpsphere, tmp_path, words, message):
+    status, _, err = lpsphere("reproduce", *words)
+    assert status == 2
+    assert message in " ".join(err.split())
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,37 @@
+import pytest
+
+WINE = """
+paper:
+  weights: 1000
+  epochs: 3
+  accuracy: {"0.5": 0.5, "0.8": 0.999}
+sparsities: [0.5, 0.8]
+split_by_seed: true
+settings: {hidden: [16, 16], epochs: 3, batch_size: 32}
+methods:
+  semi-pruning:
+    default: {p: 1.2, lr: 0.02}
+    "0.8": {lr: 0.03, regrow: 0.2}
+  set: {default: {lr: 0.1}}
+  dense: {default: {lr: 0.05}}
+"""
+
+
+@pytest.fixture
+def wine_table(monkeypatch):
+    """Make wine the only data set of the benchmark table; returns its recipe."""
+    from lpsphere.experiments import recipes, results_page, table, table_search
+
+    recipe = recipes.parse_recipe("wine", WINE)
+
+    def load_recipe(data):
+        if data != "wine":
+            raise ValueError(f"the table has no data set {data!r}: choose from wine")
+        return recipe
+
+    for module in (table, table_search, results_page):
+        monkeypatch.setattr(module, "load_recipe", load_recipe)
+    monkeypatch.setattr(table, "DATA", ("wine",))
+    monkeypatch.setattr(results_page, "DATA", ("wine",))
+    monkeypatch.setitem(results_page._TITLES, "wine", "Wine")
+    return recipe

@@ -1,0 +1,168 @@
+import json
+import re
+
+import pytest
+from scipy.stats import ttest_rel
+
+from lpsphere.experiments.results_page import render_page, write_page
+from lpsphere.experiments.table import read_results
+
+
+def record(method="semi-pruning", target=0.8, seed=0, accuracy=0.9, **changes):
+    weights = 1000
+    connections = round(weights * (1 - target))
+    return {
+        "data": "wine",
+        "method": method,
+        "target": target,
+        "seed": seed,
+        "sparsity": 1 - connections / weights,
+        "test_accuracy": accuracy,
+        "epochs": 3,
+        "parameters": 990,
+        "selected_weights": weights,
+        "connections": connections,
+        "seconds": 90.0,
+        "device": "cpu",
+        "precision": "no",
+        "threads": 2,
+        "versions": {},
+        "settings": {"data": "wine", "seed": seed, "split_seed": seed, "lr": 0.1},
+        "command": "",
+        **changes,
+    }
+
+
+@pytest.fixture
+def page(wine_table, tmp_path):
+    """Keep results, write the page, read it."""
+
+    def write(*records, seeds=5, searches=()):
+        results, searched = tmp_path / "results", tmp_path / "searches"
+        for folder in (results, searched):
+            folder.mkdir(exist_ok=True)
+        for i, content in enumerate(records):
+            (results / f"{i}.json").write_text(json.dumps(content))
+        for name, table in searches:
+            (searched / f"{name}.json").write_text(json.dumps({"table": table, "runs": []}))
+        return write_page(tmp_path / "docs" / "results.md", results, searched, seeds).read_text()
+
+    return write
+
+
+def tables(text):
+    """The tables of a page, each a list of rows as header -> cell."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
+        found.append([dict(zip(header, row, strict=True)) for row in rows])
+    return found
+
+
+def test_a_mean_above_the_paper_s_is_bold_and_one_below_is_not(page):
+    text = page(
+        record(target=0.5, accuracy=0.7), record(target=0.5, accuracy=0.8, seed=1), record(target=0.8, accuracy=0.9)
+    )
+    half, most = tables(text)[0]
+    assert (half["ours"], half["paper"], half["difference"]) == ("**75.00 ± 7.07 (2)**", "50.00", "+25.00")
+    assert (most["ours"], most["paper"], most["difference"]) == ("90.00 ± 0.00 (1)", "99.90", "-9.90")
+    assert (half["time of a run"], half["on"], half["connections"]) == ("1.5 min", "cpu, 2 threads", "500 of 1,000")
+
+
+@pytest.mark.parametrize(("connections", "said"), [(200, "exact"), (201, "0.7990")])
+def test_a_sparsity_that_was_missed_is_told(page, connections, said):
+    text = page(record(connections=connections, sparsity=1 - connections / 1000))
+    assert tables(text)[0][1]["sparsity reached"] == said
+
+
+def test_one_run_that_missed_its_sparsity_is_seen_among_others(page):
+    text = page(record(), record(seed=1, connections=150, sparsity=0.85))
+    assert tables(text)[0][1]["sparsity reached"] == "0.8500; exact"
+
+
+def test_devices_and_precisions_are_named(page):
+    text = page(record(device="NVIDIA X", precision="bf16", seconds=7200), record(seed=1, threads=1, seconds=7200))
+    row = tables(text)[0][1]
+    assert (row["on"], row["time of a run"]) == ("NVIDIA X, bf16; cpu, 1 thread", "2.0 h")
+
+
+def test_other_methods_stand_beside_ours_or_are_not_run_yet(page):
+    text = page(record(), record("dense", 0.0, accuracy=0.95), record("set", 0.8, accuracy=0.85))
+    half, most = tables(text)[1]
+    assert (most["dense SGD"], most["SET"], most["RigL"]) == ("95.00 ± 0.00 (1)", "85.00 ± 0.00 (1)", "not run yet")
+    assert (half["dense SGD"], half["SET"], half["ours"]) == ("95.00 ± 0.00 (1)", "not run yet", "not run yet")
+
+
+def test_what_is_missing_has_its_command_until_it_is_there(page):
+    cells = [("semi-pruning", 0.5), ("semi-pruning", 0.8), ("set", 0.8), ("dense", 0.0)]
+    text = page(*(record(method, target, seed) for method, target in cells for seed in range(2)), seeds=2)
+    commands = re.findall(r"^lpsphere reproduce table .*$", text, flags=re.MULTILINE)
+    assert commands == [
+        "lpsphere reproduce table --cells wine --methods static,rigl,snip,gmp --seeds 2",
+        "lpsphere reproduce table --cells wine:0.5 --methods set --seeds 2",
+    ]
+    text = page(seeds=3)
+    assert "Not run yet, or with fewer than 3 seeds:" in text
+    assert "--cells wine --methods semi-pruning,dense,static,set,rigl,snip,gmp --seeds 3" in text
+
+
+def test_two_classes_have_more_scores_and_a_paired_comparison_with_dense(page):
+    ours, dense = [0.9, 0.8, 0.95], [0.85, 0.82, 0.9]
+    more = {"test_balanced_accuracy": 0.6, "test_auc": 0.7}
+    records = [record(seed=i, accuracy=a, **more) for i, a in enumerate(ours)]
+    records += [record("dense", 0.0, i, a, **{**more, "test_auc": 0.5 + i / 100}) for i, a in enumerate(dense)]
+    text = page(*records, record("dense", 0.0, 7, 0.1, **more))
+    scores, paired = tables(text)[2:]
+    assert [row["network"] for row in scores] == ["dense SGD", "ours, sparsity 0.5", "ours, sparsity 0.8"]
+    assert scores[2]["area under the ROC curve"] == "70.00 ± 0.00 (3)"
+    (row,) = paired
+    assert (row["sparsity"], row["splits"]) == ("0.8", "3")
+    assert row["accuracy"] == f"+2.67 ± 4.04 (p = {ttest_rel(ours, dense).pvalue:.2g})"
+    assert row["balanced accuracy"] == "+0.00 ± 0.00"
+    assert row["area under the ROC curve"].startswith("+19.00 ± 1.00 (p = ")
+
+
+def test_more_classes_have_neither(page):
+    text = page(record(test_balanced_accuracy=0.5), record("dense", 0.0, test_balanced_accuracy=0.5))
+    assert len(tables(text)) == 3
+    assert "area under" not in text
+
+
+def test_without_new_results_the_page_stays_the_same_to_the_byte(page, tmp_path):
+    records = [record(seed=seed, accuracy=0.9 + seed / 100) for seed in range(3)]
+    text = page(*records)
+    assert page() == text
+    for path in (tmp_path / "results").iterdir():
+        path.unlink()
+    assert page(*reversed(records)) == text
+    assert page(record(seed=0, accuracy=0.5)) != text
+
+
+def test_runs_of_different_settings_are_not_averaged(page):
+    other = {"data": "wine", "seed": 1, "split_seed": 1, "lr": 0.2, "flip": True}
+    with pytest.raises(
+        ValueError, match=r"wine, semi-pruning, sparsity 0\.8 with seeds 0 and 1 differ in flip, lr: remove"
+    ):
+        page(record(), record(seed=1, settings=other))
+
+
+def test_searches_are_told_with_their_effort(page):
+    assert "No settings were searched yet: they are first values." in page(searches=[("wine-set-0.8", [])])
+    text = page(
+        searches=[
+            ("wine-semi-pruning-0.8", [{"trials": 16, "splits": 2}]),
+            ("wine-dense-0", [{"trials": 8, "splits": 3}]),
+        ]
+    )
+    expected = (
+        "searched on parts of the training rows: ours at 0.8 (16 trials, 2 splits); dense SGD (8 trials, 3 splits)."
+    )
+    assert expected in text
+
+
+def test_the_page_of_all_data_sets_lists_what_the_paper_has(tmp_path):
+    text = render_page(read_results(tmp_path), tmp_path, 5)
+    assert len(re.findall(r"^## ", text, flags=re.MULTILINE)) == 7
+    assert [row["paper"] for row in tables(text)[0]][:3] == ["95.33", "92.33", "97.55"]
+    commands = re.findall(r"--cells (\S+) ", text)
+    assert commands == ["dna", "mushroom", "climate", "mnist", "fashion-mnist", "cifar-10", "tiny-imagenet"]

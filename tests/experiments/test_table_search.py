@@ -1,0 +1,139 @@
+import json
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from lpsphere.data import load
+from lpsphere.experiments import runs as running
+from lpsphere.experiments.table import Cell
+from lpsphere.experiments.table_search import Span, search_cell, search_path, spaces
+from lpsphere.theory import p_for_training
+from lpsphere.training import TrainConfig
+
+MACHINE = {"device": "cpu", "threads": 1}
+CELL = Cell("wine", 0.8)
+
+
+def search(folder, method="semi-pruning", cell=CELL, trials=3, splits=2, **options):
+    options = {"tell": lambda line: None, "machine": MACHINE, **options}
+    return search_cell(cell, method, folder, trials=trials, splits=splits, **options)
+
+
+def content(folder, method="semi-pruning", cell=CELL):
+    return json.loads(search_path(folder, cell, method).read_text())
+
+
+def test_a_search_trains_all_trials_and_gives_the_best_as_lines_for_the_recipe(wine_table, tmp_path):
+    lines = search(tmp_path)
+    found = content(tmp_path)
+    assert search_path(tmp_path, CELL, "semi-pruning").name == "wine-semi-pruning-0.8.json"
+    assert len(found["runs"]) == 3 * 2
+    names = list(spaces(wine_table.config("semi-pruning", 0.8)))
+    scores = {}
+    for run in found["runs"]:
+        scores.setdefault(tuple(run[name] for name in names), []).append(run["accuracy"])
+    means = {values: sum(accuracies) / len(accuracies) for values, accuracies in scores.items()}
+    (row,) = found["table"]
+    assert (row["trials"], row["splits"]) == (3, 2)
+    assert row["validation_accuracy"] == max(means.values()) == means[tuple(row[name] for name in names)]
+    best = yaml.safe_load(lines)["methods"]["semi-pruning"]["0.8"]
+    assert best == {name: row[name] for name in names}
+    assert TrainConfig.from_dict(best)
+
+
+def test_the_first_trial_is_the_recipe(wine_table, tmp_path):
+    search(tmp_path, trials=1)
+    run = content(tmp_path)["runs"][0]
+    recipe = wine_table.config("semi-pruning", 0.8)
+    expected = {"p": 1.2, "lr": 0.03, "other_lr": recipe.other_lr, "regrow": 0.2, "weight_decay": 0.0}
+    assert {name: run[name] for name in expected} == expected
+
+
+def test_what_the_recipe_leaves_out_starts_at_the_default(wine_table, tmp_path):
+    search(tmp_path, "set", trials=1, splits=1)
+    assert content(tmp_path, "set")["runs"][0]["drop_fraction"] == 0.3
+    settings = dict(wine_table.methods)
+    settings["semi-pruning"] = {None: {"p": "auto"}}
+    object.__setattr__(wine_table, "methods", settings)
+    search(tmp_path / "auto", trials=1, splits=1)
+    assert content(tmp_path / "auto")["runs"][0]["p"] == p_for_training(0.8)
+
+
+@pytest.mark.parametrize("method", ["semi-pruning", "set", "dense"])
+def test_every_method_gets_the_same_number_of_trials_within_its_spans(wine_table, tmp_path, method):
+    cell = Cell("wine", 0.0) if method == "dense" else CELL
+    search(tmp_path, method, cell, trials=4, splits=1)
+    tried = content(tmp_path, method, cell)["runs"]
+    assert len(tried) == 4
+    space = spaces(wine_table.config(method, cell.sparsity))
+    proposed = [run for run in tried if run["weight_decay"] != 0]  # the recipe, tried first, has none
+    assert len(proposed) == 3
+    for run in proposed:
+        for name, span in space.items():
+            assert span.origin + span.low - 1e-9 <= run[name] <= span.origin + span.high + 1e-9
+
+
+def test_the_exponent_is_searched_from_1_03_to_1_6_by_the_logarithm_of_what_is_above_1():
+    span = spaces(TrainConfig())["p"]
+    assert (span.value(span.low), span.value(span.high), span.log) == (1.03, 1.6, True)
+    assert span.value(0.123456) == 1.123
+    assert span.position(1.2) == pytest.approx(0.2)
+    assert (span.position(1.0), span.position(3.0)) == (0.03, 0.6)
+    assert Span(1e-5, 1e-2).position(0.0) == 1e-5
+
+
+def test_the_test_rows_are_never_looked_at(wine_table, tmp_path, monkeypatch):
+    def poisoned(config):
+        data = load("wine", split_seed=config.split_seed)
+        return replace(data, x_test=torch.full_like(data.x_test, torch.nan), y_test=torch.full_like(data.y_test, 99))
+
+    search(tmp_path / "plain")
+    running._data.cache_clear()
+    monkeypatch.setattr(running, "load_data", poisoned)
+    try:
+        search(tmp_path / "poisoned")
+    finally:
+        running._data.cache_clear()
+    plain, without = ([{**run, "seconds": 0} for run in content(tmp_path / n)["runs"]] for n in ("plain", "poisoned"))
+    assert plain == without
+
+
+def test_a_search_goes_on_where_it_stopped(wine_table, tmp_path):
+    lines = search(tmp_path)
+    whole, told = content(tmp_path), []
+    path = search_path(tmp_path, CELL, "semi-pruning")
+    path.write_text(json.dumps({**whole, "runs": whole["runs"][:3], "table": []}))
+    assert search(tmp_path, tell=told.append) == lines
+    assert len(told) == 3
+    without = [[{**run, "seconds": 0} for run in found["runs"]] for found in (whole, content(tmp_path))]
+    assert without[0] == without[1]
+    assert search(tmp_path, tell=lambda line: pytest.fail(line), machine={"device": "auto", "threads": 2}) == lines
+
+
+def test_a_search_goes_on_after_its_best_settings_went_into_the_recipe(wine_table, tmp_path):
+    best = yaml.safe_load(search(tmp_path))["methods"]["semi-pruning"]["0.8"]
+    object.__setattr__(wine_table, "methods", {"semi-pruning": {0.8: best}})
+    search(tmp_path, trials=1, tell=lambda line: pytest.fail(line))
+
+
+def test_a_search_of_another_network_is_refused(wine_table, tmp_path):
+    search(tmp_path, trials=1)
+    object.__setattr__(wine_table, "settings", {**wine_table.settings, "epochs": 2})
+    with pytest.raises(ValueError, match=r"holds runs with epochs 3 \(now 2\)"):
+        search(tmp_path, trials=1)
+
+
+def test_no_trial_begins_after_the_deadline_and_no_best_is_told(wine_table, tmp_path):
+    assert search(tmp_path, deadline=time.time() - 1) is None
+    assert not search_path(tmp_path, CELL, "semi-pruning").exists()
+
+
+def test_the_command_that_is_kept_names_no_folders(wine_table, tmp_path):
+    search(tmp_path, trials=1, splits=1, machine={**MACHINE, "data_dir": str(tmp_path)})
+    found = content(tmp_path)
+    expected = "lpsphere reproduce table --cells wine:0.8 --methods semi-pruning --search --trials 1 --splits 1"
+    assert found["command"] == expected
+    assert str(tmp_path) not in json.dumps(found)

@@ -1,0 +1,59 @@
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_table.sh"
+STUB = """#!/usr/bin/env bash
+echo "$*" >> asked
+left=$((3 - $(wc -l < asked)))
+if [ "$left" -gt 0 ]; then echo "stopped in time, all saved; $left runs are left: give the same command again"; fi
+exit {status}
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run the script with an ``lpsphere`` that needs three steps; returns status, output and the commands it gave."""
+
+    def run_script(*words, status=0):
+        stub = tmp_path / "bin" / "lpsphere"
+        stub.parent.mkdir(exist_ok=True)
+        stub.write_text(STUB.replace("{status}", str(status)))
+        stub.chmod(0o755)
+        environment = {**os.environ, "PATH": f"{stub.parent}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            [SCRIPT, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        asked = tmp_path / "asked"
+        return done.returncode, done.stdout, asked.read_text().splitlines() if asked.exists() else []
+
+    return run_script
+
+
+def test_steps_follow_until_all_is_done(run):
+    status, out, asked = run("--methods", "semi-pruning,dense")
+    assert status == 0
+    assert out.endswith("all done\n")
+    command = "reproduce table --cells mnist,fashion-mnist,cifar-10 --seeds 5 --device cuda --minutes 9"
+    assert asked == [f"{command} --methods semi-pruning,dense"] * 3
+
+
+def test_once_means_one_step_and_says_how_to_go_on(run):
+    for step in (1, 2, 3):
+        status, out, asked = run("--once")
+        assert (status, len(asked)) == (0, step)
+        assert ("give the same command again" in out, "all done" in out) == (step < 3, step == 3)
+
+
+def test_a_failure_ends_it(run):
+    status, _, asked = run(status=2)
+    assert (status, len(asked)) == (2, 1)
+
+
+def test_it_explains_itself(run):
+    status, out, asked = run("--help")
+    assert (status, asked) == (0, [])
+    assert "--once" in out
+    assert "set -e" not in out
