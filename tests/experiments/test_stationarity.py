@@ -33,5 +33,6 @@ def test_the_kept_results_show_what_is_claimed():
         for row in content["table"]
     }
     assert worst["LpSGD, dual form", "GELU", 1.5] < 1e-3
+    assert worst["LpSGD, primal form", "GELU", 1.5] < 1e-3
     assert worst["SGD, then projection", "GELU", 1.5] > 0.1  # its fixed points are others
     assert len(readable(content["table"])) == len(SETTINGS)

@@ -57,7 +57,7 @@ def study(
     ] = None,
     steps: Annotated[
         int, typer.Option(min=1, help="stationarity: full-batch steps.", rich_help_panel=TRAINING)
-    ] = 20_000,
+    ] = 16_000,
     seed: Annotated[int, typer.Option(min=0, help="hoyer, stationarity: training seed.", rich_help_panel=TRAINING)] = 0,
     seeds: Annotated[
         int, typer.Option(min=1, help="auto-p: training seeds on the test rows.", rich_help_panel=TRAINING)

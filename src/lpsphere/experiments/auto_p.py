@@ -8,9 +8,11 @@ constants of `lpsphere.theory.p_for_training` are chosen; then the grid and "aut
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -66,7 +68,7 @@ def study_auto_p(
         with _runs(folder, name, config, command, tell, processes) as runs:
             scores += validated(name, runs.results(_grid(config, _VALIDATED[name], _SPLITS, validation=True)))
     dense, empty, loss = best_constants(scores)
-    tell(f"validation favours the weak fractions {dense:g} (dense) and {empty:g} (empty): {100 * loss:.2f} points lost")
+    tell(f"validation favours the weak fractions {dense:g} (dense) and {empty:g} (empty): {loss:.2f} sd lost")
     table = []
     for name, config in conditions.items():
         with _runs(folder, name, config, command, tell, processes) as runs:
@@ -97,31 +99,29 @@ def _grid(config: TrainConfig, targets: Sequence[float], count: int, *, validati
 
 
 def validated(name: str, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Mean validation accuracy by p, a row for each sparsity of a data set."""
-    targets = sorted({run["target"] for run in results})
-    return [
-        {
-            "data": name,
-            "target": target,
-            "accuracy": {
-                p: mean_and_sd([run["accuracy"] for run in results if run["target"] == target and run["p"] == p])[0]
-                for p in EXPONENTS
-            },
+    """Mean validation accuracy by p and the spread between splits, a row for each sparsity of a data set."""
+    rows = []
+    for target in sorted({run["target"] for run in results}):
+        scores = {
+            p: mean_and_sd([run["accuracy"] for run in results if run["target"] == target and run["p"] == p])
+            for p in EXPONENTS
         }
-        for target in targets
-    ]
+        spread = math.sqrt(fmean(sd**2 for _, sd in scores.values()))
+        rows.append({"data": name, "target": target, "accuracy": {p: m for p, (m, _) in scores.items()}, "sd": spread})
+    return rows
 
 
 def best_constants(scores: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
     """The weak fractions at sparsity 0 and 1 that lose the least validation accuracy against each best p.
 
+    What is lost counts in units of the spread between splits, so that a difference that shows counts more than noise.
     The accuracies of each row are smoothed by a parabola in log(p - 1), since single means are noisy.
 
     Args:
         scores: What `validated` returns, of all data sets.
 
     Returns:
-        Both fractions, and the mean accuracy lost.
+        Both fractions, and what is lost, as root mean square over the rows.
     """
     places = np.log(np.array(EXPONENTS) - 1)
     curves = [np.polynomial.Polynomial.fit(places, [row["accuracy"][p] for p in EXPONENTS], 2) for row in scores]
@@ -130,10 +130,11 @@ def best_constants(scores: Sequence[Mapping[str, Any]]) -> tuple[float, float, f
 
     def lost(constants: tuple[float, float]) -> float:
         chosen = [float(np.log(calibrated_p(row["target"], *constants) - 1)) for row in scores]
-        return float(np.mean([top - curve(x) for top, curve, x in zip(best, curves, chosen, strict=True)]))
+        losses = [top - curve(x) for top, curve, x in zip(best, curves, chosen, strict=True)]
+        return math.sqrt(fmean((loss / row["sd"]) ** 2 for loss, row in zip(losses, scores, strict=True)))
 
     steps = [round(0.2 + 0.05 * i, 2) for i in range(14)]
-    pairs = [(dense, empty) for dense in steps for empty in steps if dense <= empty]
+    pairs = [(dense, empty) for dense in steps for empty in steps if dense < empty]  # p falls as sparsity rises
     dense, empty = min(pairs, key=lost)
     return dense, empty, lost((dense, empty))
 

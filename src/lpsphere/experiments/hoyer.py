@@ -59,7 +59,15 @@ _COMMON = TrainConfig(
 CONDITIONS = {
     "fashion-mnist": Condition(
         "CNN on Fashion-MNIST",
-        replace(_COMMON, data="fashion-mnist", model="cnn", batch_size=256, epochs=5, mixed_precision="bf16"),
+        replace(
+            _COMMON,
+            data="fashion-mnist",
+            model="cnn",
+            batch_size=512,
+            epochs=8,
+            lr=0.04,
+            mixed_precision="bf16",
+        ),
         published=True,
     ),
     "dna": Condition("MLP 180-256-256-3 on DNA", replace(_COMMON, data="dna", model="mlp", epochs=40, batch_size=32)),

@@ -1,7 +1,7 @@
 """Does LpSGD end at stationary points of the constrained problem? Beside SGD followed by projection.
 
-The scikit-learn digits in float64; MLP 64-64-64-10 without normalisation, all weights on spheres of their initial norms
-(radius "init"): some epochs with batches of 64, then full batches with a decaying learning rate.
+The scikit-learn digits in float64; MLP 64-64-64-10 without normalisation and biases, all weights on spheres of their
+initial norms (radius "init"): some epochs with batches of 64, then full batches with a decaying learning rate.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Setting:
         method: "LpSGD, dual form", "LpSGD, primal form" or "SGD, then projection".
         activation: "GELU" or "ReLU".
         p: Exponent of the spheres.
-        lr: Learning rate of the weights at the start of the full batches, a thousandth of it at their end.
+        lr: Learning rate of the weights at the start of the full batches, a tenth of it at their end.
     """
 
     method: str
@@ -130,9 +131,9 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _network(activation: str, data: Dataset) -> nn.Sequential:
     act = _ACTIVATIONS[activation]
-    return nn.Sequential(
-        nn.Linear(data.input_shape[0], _WIDTH), act(), nn.Linear(_WIDTH, _WIDTH), act(), nn.Linear(_WIDTH, data.outputs)
-    ).double()
+    widths = (data.input_shape[0], _WIDTH, _WIDTH, data.outputs)
+    first, second, last = (nn.Linear(n, m, bias=False) for n, m in pairwise(widths))
+    return nn.Sequential(first, act(), second, act(), last).double()
 
 
 def _train(setting: Setting, data: Dataset, steps: int, seed: int) -> dict[str, Any]:
@@ -141,11 +142,11 @@ def _train(setting: Setting, data: Dataset, steps: int, seed: int) -> dict[str, 
     started = time.perf_counter()
     model = _network(setting.activation, data)
     x, y = data.x_train.double(), data.y_train
-    groups = param_groups(model, setting.p, lr=0.02, other_lr=0.1, weight_decay=1e-2, radius="init", include_last=True)
+    groups = param_groups(model, setting.p, lr=0.02, other_lr=0.02, radius="init", include_last=True)
+    constrained = groups[0]["params"]
     spheres = LpSGD(groups, momentum=0.9, nesterov=True, form="primal" if "primal" in setting.method else "dual")
     on_spheres = setting.method.startswith("LpSGD")
-    optimizer = spheres if on_spheres else torch.optim.SGD(_plain(groups), momentum=0.9, nesterov=True)
-    constrained = groups[0]["params"]
+    optimizer = spheres if on_spheres else torch.optim.SGD(constrained, lr=0.1, momentum=0.9, nesterov=True)
     radii = [lp_norm(weight.detach(), setting.p, keepdim=True) for weight in constrained]
 
     def loss_of(rows: Tensor | slice) -> Tensor:
@@ -165,8 +166,7 @@ def _train(setting: Setting, data: Dataset, steps: int, seed: int) -> dict[str, 
     for group in optimizer.param_groups:
         group["momentum"], group["nesterov"] = 0.0, False
     for i in range(steps):
-        for group, peak in zip(optimizer.param_groups, (setting.lr, 0.1), strict=True):
-            group["lr"] = peak * 1e-3 ** (i / steps)
+        optimizer.param_groups[0]["lr"] = setting.lr * 0.1 ** (i / steps)
         step(slice(None))
     loss = loss_of(slice(None))
     loss.backward()  # type: ignore[no-untyped-call]
@@ -175,11 +175,6 @@ def _train(setting: Setting, data: Dataset, steps: int, seed: int) -> dict[str, 
         "layers": _layers(stationarity(model, spheres)),
         "seconds": round(time.perf_counter() - started, 1),
     }
-
-
-def _plain(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    kept = ("params", "weight_decay")
-    return [{**{name: group[name] for name in kept}, "lr": 0.1} for group in groups]
 
 
 def _layers(found: Stationarity) -> list[dict[str, Any]]:
