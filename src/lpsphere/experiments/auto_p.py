@@ -90,7 +90,13 @@ def _grid(config: TrainConfig, targets: Sequence[float], count: int, *, validati
     exponents: list[Any] = [*EXPONENTS] if validation else [*EXPONENTS, "auto"]
     return [
         Run(
-            {"part": "validation" if validation else "test", "target": target, "p": p, "seed": seed},
+            {
+                "part": "validation" if validation else "test",
+                "target": target,
+                "p": p,
+                **({"auto_p": p_for_training(target)} if p == "auto" else {}),
+                "seed": seed,
+            },
             replace(config, sparsity=target, p=p, seed=seed),
             seed if validation else None,
         )
@@ -114,14 +120,15 @@ def validated(name: str, results: Sequence[Mapping[str, Any]]) -> list[dict[str,
 def best_constants(scores: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
     """The weak fractions at sparsity 0 and 1 that lose the least validation accuracy against each best p.
 
-    What is lost counts in units of the spread between splits, so that a difference that shows counts more than noise.
+    What is lost counts in units of the spread between splits, and the row that loses most decides: p shall be good
+    everywhere.
     The accuracies of each row are smoothed by a parabola in log(p - 1), since single means are noisy.
 
     Args:
         scores: What `validated` returns, of all data sets.
 
     Returns:
-        Both fractions, and what is lost, as root mean square over the rows.
+        Both fractions, and what is lost in the worst row.
     """
     places = np.log(np.array(EXPONENTS) - 1)
     curves = [np.polynomial.Polynomial.fit(places, [row["accuracy"][p] for p in EXPONENTS], 2) for row in scores]
@@ -131,7 +138,7 @@ def best_constants(scores: Sequence[Mapping[str, Any]]) -> tuple[float, float, f
     def lost(constants: tuple[float, float]) -> float:
         chosen = [float(np.log(calibrated_p(row["target"], *constants) - 1)) for row in scores]
         losses = [top - curve(x) for top, curve, x in zip(best, curves, chosen, strict=True)]
-        return math.sqrt(fmean((loss / row["sd"]) ** 2 for loss, row in zip(losses, scores, strict=True)))
+        return max(float(loss / row["sd"]) for loss, row in zip(losses, scores, strict=True))
 
     steps = [round(0.2 + 0.05 * i, 2) for i in range(14)]
     pairs = [(dense, empty) for dense in steps for empty in steps if dense < empty]  # p falls as sparsity rises

@@ -6,7 +6,7 @@ from lpsphere.theory.laws import p_for_sparsity, weak_fraction
 
 __all__ = ["calibrated_p", "p_for_training"]
 
-WEAK_DENSE, WEAK_EMPTY = 0.7, 0.75
+WEAK_DENSE, WEAK_EMPTY = 0.6, 0.75
 """The weak fractions (under 0.2 of the mean magnitude) that suit the target sparsities 0 and 1."""
 
 LOWEST_P = 1.05
