@@ -1,9 +1,11 @@
+import math
+
 import pytest
 from torch import nn
 
 import lpsphere as lp
 from lpsphere.theory import p_for_sparsity, p_for_training, weak_fraction
-from lpsphere.theory.training import LOWEST_P, WEAK_DENSE, WEAK_EMPTY, calibrated_p
+from lpsphere.theory.training import LOWEST_P, WEAK_DENSE, WEAK_PER_DECADE, calibrated_p
 
 
 def network():
@@ -19,15 +21,15 @@ def test_the_p_of_auto_falls_as_the_sparsity_rises_and_stays_off_1():
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
 def test_it_solves_the_equation_it_is_defined_by(sparsity):
     p = p_for_training(sparsity)
-    weak = WEAK_DENSE + (WEAK_EMPTY - WEAK_DENSE) * sparsity
+    weak = WEAK_DENSE + WEAK_PER_DECADE * math.log10(1 / (1 - sparsity))
     if p > LOWEST_P:
         assert p == pytest.approx(p_for_sparsity(weak, 0.2), abs=5e-4)
     assert weak_fraction(p, 0.2) <= weak + 0.01
 
 
 def test_weak_fractions_that_would_go_too_near_to_1_are_cut_off():
-    assert calibrated_p(0.99, 0.5, 0.95) == LOWEST_P
-    assert calibrated_p(0.0, 0.5, 0.95) == pytest.approx(p_for_sparsity(0.5, 0.2), abs=5e-4)
+    assert calibrated_p(0.99, 0.5, 0.3) == LOWEST_P
+    assert calibrated_p(0.0, 0.5, 0.3) == pytest.approx(p_for_sparsity(0.5, 0.2), abs=5e-4)
 
 
 @pytest.mark.parametrize(

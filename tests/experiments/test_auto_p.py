@@ -8,7 +8,7 @@ import pytest
 from lpsphere.experiments import auto_p
 from lpsphere.experiments.auto_p import CONDITIONS, EXPONENTS, best_constants, readable, study_auto_p, validated
 from lpsphere.theory import p_for_training
-from lpsphere.theory.training import WEAK_DENSE, WEAK_EMPTY, calibrated_p
+from lpsphere.theory.training import WEAK_DENSE, WEAK_PER_DECADE, calibrated_p
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -26,12 +26,12 @@ def test_constants_that_made_the_accuracies_are_found_again():
             "data": "x",
             "target": s,
             "sd": 0.01,
-            "accuracy": {p: accuracy(p, calibrated_p(s, 0.3, 0.7)) for p in EXPONENTS},
+            "accuracy": {p: accuracy(p, calibrated_p(s, 0.5, 0.14)) for p in EXPONENTS},
         }
         for s in (0.5, 0.8, 0.9, 0.98)
     ]
-    dense, empty, lost = best_constants(scores)
-    assert (dense, empty) == (0.3, 0.7)
+    dense, per_decade, lost = best_constants(scores)
+    assert (dense, per_decade) == (0.5, 0.14)
     assert lost == pytest.approx(0, abs=1e-3)
 
 
@@ -40,8 +40,7 @@ def test_the_library_has_the_constants_that_the_kept_results_favour():
     for name in CONDITIONS:
         runs = [run for run in content(name)["runs"] if run["part"] == "validation"]
         scores += validated(name, runs)
-    dense, empty, _ = best_constants(scores)
-    assert (dense, empty) == (WEAK_DENSE, WEAK_EMPTY)
+    assert best_constants(scores)[:2] == (WEAK_DENSE, WEAK_PER_DECADE)
 
 
 def test_auto_is_as_good_as_the_best_fixed_p_of_the_kept_results():
@@ -63,7 +62,7 @@ def test_a_study_trains_grid_and_auto_and_compares_them(tmp_path, monkeypatch):
     assert [row["sparsity"] for row in table] == [0.5, 0.9]
     runs = json.loads((tmp_path / "auto-p-wine.json").read_text())["runs"]
     assert len(runs) == 2 * 3 * 3 + 2 * 4 * 2
-    assert any(line.startswith("validation favours the weak fractions") for line in told)
+    assert any(line.startswith("validation favours the weak fraction ") for line in told)
     tested = [run["accuracy"] for run in runs if run["part"] == "test" and run["p"] == "auto" and run["target"] == 0.5]
     assert table[0]["auto_accuracy"] == pytest.approx(sum(tested) / 2)
     assert readable(table)[0]["auto p"] == f"{p_for_training(0.5):.4g}"

@@ -67,8 +67,8 @@ def study_auto_p(
     for name, config in conditions.items():
         with _runs(folder, name, config, command, tell, processes) as runs:
             scores += validated(name, runs.results(_grid(config, _VALIDATED[name], _SPLITS, validation=True)))
-    dense, empty, loss = best_constants(scores)
-    tell(f"validation favours the weak fractions {dense:g} (dense) and {empty:g} (empty): {loss:.2f} sd lost")
+    dense, per_decade, loss = best_constants(scores)
+    tell(f"validation favours the weak fraction {dense:g} and {per_decade:g} a decade; at worst {loss:.2f} sd are lost")
     table = []
     for name, config in conditions.items():
         with _runs(folder, name, config, command, tell, processes) as runs:
@@ -118,7 +118,7 @@ def validated(name: str, results: Sequence[Mapping[str, Any]]) -> list[dict[str,
 
 
 def best_constants(scores: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
-    """The weak fractions at sparsity 0 and 1 that lose the least validation accuracy against each best p.
+    """The weak fraction of dense training and its slope that lose the least validation accuracy against each best p.
 
     What is lost counts in units of the spread between splits, and the row that loses most decides: p shall be good
     everywhere.
@@ -128,7 +128,7 @@ def best_constants(scores: Sequence[Mapping[str, Any]]) -> tuple[float, float, f
         scores: What `validated` returns, of all data sets.
 
     Returns:
-        Both fractions, and what is lost in the worst row.
+        Fraction, slope per decade of density, and what is lost in the worst row.
     """
     places = np.log(np.array(EXPONENTS) - 1)
     curves = [np.polynomial.Polynomial.fit(places, [row["accuracy"][p] for p in EXPONENTS], 2) for row in scores]
@@ -140,10 +140,10 @@ def best_constants(scores: Sequence[Mapping[str, Any]]) -> tuple[float, float, f
         losses = [top - curve(x) for top, curve, x in zip(best, curves, chosen, strict=True)]
         return max(float(loss / row["sd"]) for loss, row in zip(losses, scores, strict=True))
 
-    steps = [round(0.2 + 0.05 * i, 2) for i in range(14)]
-    pairs = [(dense, empty) for dense in steps for empty in steps if dense < empty]  # p falls as sparsity rises
-    dense, empty = min(pairs, key=lost)
-    return dense, empty, lost((dense, empty))
+    fractions = [round(0.2 + 0.05 * i, 2) for i in range(14)]
+    slopes = [round(0.02 * i, 2) for i in range(1, 16)]
+    dense, per_decade = min(itertools.product(fractions, slopes), key=lost)
+    return dense, per_decade, lost((dense, per_decade))
 
 
 def _compare(name: str, target: float, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
