@@ -65,7 +65,7 @@ CONDITIONS = {
             model="cnn",
             batch_size=512,
             epochs=8,
-            lr=0.04,
+            lr=0.032,
             mixed_precision="bf16",
         ),
         published=True,
