@@ -25,7 +25,7 @@ from lpsphere.training import TrainConfig, Trainer
 from lpsphere.training.files import replace_file
 from lpsphere.training.setup import load_data
 
-__all__ = ["VALIDATION", "Run", "Runs", "mean_and_sd", "versions"]
+__all__ = ["VALIDATION", "Run", "Runs", "end_with_parent", "mean_and_sd", "versions"]
 
 VALIDATION = 0.2
 """Fraction of the training rows that a run with a validation split is scored on."""
@@ -121,7 +121,7 @@ class Runs:
         else:
             if self._executor is None:
                 self._executor = ProcessPoolExecutor(
-                    self.processes, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+                    self.processes, multiprocessing.get_context("spawn"), initializer=end_with_parent
                 )
             futures = {
                 self._executor.submit(train_once, run.config, run.validation, self.measure): run for run in missing
@@ -182,7 +182,7 @@ def train_once(
     return {**kept, "dead": sum(layer["dead"] for layer in result["layers"]), **measured}
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """See that this process does not train on for nobody when the one that started it was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None

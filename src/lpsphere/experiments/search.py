@@ -14,7 +14,7 @@ from typing import Any
 from lpsphere.experiments.runs import Run, Runs
 from lpsphere.training import TrainConfig
 
-__all__ = ["SPACES", "Found", "rates", "search"]
+__all__ = ["SPACES", "Found", "load_optuna", "new_study", "rates", "search"]
 
 SPACES: dict[str, dict[str, tuple[float, float]]] = {
     "lpsgd": {"lr": (0.003, 0.05), "other_lr": (0.05, 0.6)},
@@ -55,8 +55,8 @@ def search(
     Raises:
         ModuleNotFoundError: If Optuna is not installed and ``trials`` is more than 1.
     """
-    optuna = _optuna() if trials > 1 else None
-    studies = [None if optuna is None else _study(optuna, trials, seed) for _ in settings]
+    optuna = load_optuna() if trials > 1 else None
+    studies = [None if optuna is None else new_study(optuna, trials, seed) for _ in settings]
     best: list[Found | None] = [None] * len(settings)
     for trial in range(trials):
         asked = [None if study is None or trial == 0 else study.ask() for study in studies]
@@ -107,7 +107,8 @@ def _default_trial(optuna: ModuleType, config: TrainConfig, accuracy: float) -> 
     )
 
 
-def _study(optuna: ModuleType, trials: int, seed: int) -> Any:
+def new_study(optuna: ModuleType, trials: int, seed: int) -> Any:
+    """A search whose first half is random, the rest by a tree of Parzen estimators."""
     sampler = optuna.samplers.TPESampler(n_startup_trials=max(1, trials // 2), seed=seed)
     return optuna.create_study(direction="maximize", sampler=sampler)
 
@@ -116,7 +117,8 @@ def _round(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def _optuna() -> ModuleType:
+def load_optuna() -> ModuleType:
+    """Optuna, quiet; ModuleNotFoundError says how to install it."""
     try:
         import optuna
     except ModuleNotFoundError as error:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from lpsphere.experiments.recipes import DATA, TABLE_METHODS, load_recipe
-from lpsphere.experiments.runs import _end_with_parent, mean_and_sd
+from lpsphere.experiments.runs import end_with_parent, mean_and_sd
 from lpsphere.training import Interrupted, Progress, TrainConfig, Trainer
 from lpsphere.training.config import MAY_CHANGE, changes
 from lpsphere.training.files import remove_folder, replace_file
@@ -279,7 +279,7 @@ def _train_side_by_side(
     waiting, under_way, missing, failed = list(left), set[Future[Any]](), len(left), None
     names: dict[Future[Any], TableRun] = {}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as executor:
+    with ProcessPoolExecutor(processes, context, initializer=end_with_parent) as executor:
         while (waiting and not _past(deadline)) or under_way:
             while waiting and len(under_way) < processes and not _past(deadline):
                 run = waiting.pop(0)

@@ -20,7 +20,7 @@ import yaml
 
 from lpsphere.experiments.recipes import load_recipe
 from lpsphere.experiments.runs import Run, Runs
-from lpsphere.experiments.search import _optuna, _study
+from lpsphere.experiments.search import load_optuna, new_study
 from lpsphere.experiments.table import Cell, command_for
 from lpsphere.theory import p_for_training
 from lpsphere.topology import METHODS
@@ -118,7 +118,7 @@ def search_cell(
     recipe = load_recipe(cell.data).config(method, cell.sparsity)
     space, default = spaces(recipe), TrainConfig()
     base = replace(recipe, checkpoint_every=1, **{name: getattr(default, name) for name in space})
-    study = _study(_optuna(), trials, seed=0) if trials > 1 else None
+    study = new_study(load_optuna(), trials, seed=0) if trials > 1 else None
     command = f"{command_for([cell], [method], None)} --search --trials {trials} --splits {splits}"
     best: tuple[float, dict[str, float]] | None = None
     with Runs(search_path(folder, cell, method), __doc__, base, command, tell, processes) as runs:
@@ -161,7 +161,7 @@ def _suggested(asked: Any, space: Mapping[str, Span]) -> dict[str, float]:
 
 def _first_trial(space: Mapping[str, Span], values: Mapping[str, float], accuracy: float) -> Any:
     """What the recipe came to, for Optuna to learn from; what is outside of its span counts as its end."""
-    optuna = _optuna()
+    optuna = load_optuna()
     float_distribution = optuna.distributions.FloatDistribution
     return optuna.trial.create_trial(
         params={name: span.position(values[name]) for name, span in space.items()},

@@ -14,7 +14,7 @@ from lpsphere.models.arguments import size, sizes
 class MLP(nn.Module):
     """Flatten -> [Linear -> BatchNorm1d -> ReLU] for each hidden layer -> Linear.
 
-    The network of the UCI experiments (METHOD, section 5). Hidden layers are ``hidden.0.linear``,
+    The network of the UCI experiments (method, section 5). Hidden layers are ``hidden.0.linear``,
     ``hidden.0.norm``, ...; the output layer is ``head``. Initialisation is torch's own, from its global
     generator.
 

@@ -47,7 +47,7 @@ class BasicBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A CIFAR-style wide residual network (METHOD, section 5, "Image networks").
+    """A CIFAR-style wide residual network (method, section 5, "Image networks").
 
     3x3 convolution to 16 channels, batch normalisation, ReLU (``stem``); three stages of `BasicBlock`
     (``stage1`` to ``stage3``) with w, 2w and 4w channels and stride 2 at the start of the second and

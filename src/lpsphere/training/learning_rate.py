@@ -17,7 +17,7 @@ _WARM_UP = 0.05
 def piecewise(progress: float) -> float:
     """The authors' schedule, linear between 0.02 at the start, 1 at 1/6, 0.25 at 1/3, 0.002 at 0.94, 0.0001 at the end.
 
-    Source: METHOD, section 5.
+    Source: method, section 5.
     """
     return float(np.interp(progress, _KNOTS, _FACTORS))
 
