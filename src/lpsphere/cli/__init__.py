@@ -1,4 +1,4 @@
-"""The command line: ``lpsphere train | evaluate | report``."""
+"""The command line: ``lpsphere ...``."""
 
 from lpsphere.cli.app import main
 
