@@ -15,7 +15,7 @@ from lpsphere.cli.words import DATA, RUN, TRAINING, console
 from lpsphere.experiments import auto_p, hoyer, stationarity
 from lpsphere.text import markdown
 from lpsphere.training import TrainConfig
-from lpsphere.training.files import replace_file
+from lpsphere.training.files import replace_text
 
 __all__ = ["study"]
 
@@ -142,7 +142,7 @@ def _auto_p(folder: Path, conditions: Mapping[str, TrainConfig], seeds: int, pro
     rows = auto_p.readable(table)
     show_table(console, rows)
     path = folder / "auto-p.md"
-    replace_file(path, lambda temporary: temporary.write_text(markdown(rows), encoding="utf-8"))
+    replace_text(path, markdown(rows))
     _tell(f"table: [bold]{path}[/bold]")
 
 

@@ -20,7 +20,7 @@ from lpsphere.experiments.search import Found, rates, search
 from lpsphere.text import markdown
 from lpsphere.topology import METHODS
 from lpsphere.training import TrainConfig, value_of
-from lpsphere.training.files import replace_file
+from lpsphere.training.files import replace_text
 from lpsphere.training.setup import check_method_settings, given_settings, method_settings
 
 __all__ = ["Entry", "compare", "parse_methods", "readable"]
@@ -124,7 +124,7 @@ def compare(
     figure = _plot(table, base)
     save_figure(path.with_suffix(".png"), figure)
     text = markdown(readable(table))
-    replace_file(path.with_suffix(".md"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_text(path.with_suffix(".md"), text)
     return result
 
 

@@ -25,7 +25,7 @@ from lpsphere.neurons import NeuronWeight, select
 from lpsphere.text import markdown
 from lpsphere.theory import expected_hoyer, fit_shape, hoyer, hoyer_std, weak_fraction
 from lpsphere.training import TrainConfig, Trainer
-from lpsphere.training.files import replace_file
+from lpsphere.training.files import replace_text
 
 __all__ = ["CONDITIONS", "EXPONENTS", "Condition", "layer_table", "published_points", "readable", "study_hoyer"]
 
@@ -126,7 +126,7 @@ def study_hoyer(
         table = layer_table(results, published)
         content = runs.write(table)
     text = markdown(readable(table))
-    replace_file(path.with_suffix(".md"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_text(path.with_suffix(".md"), text)
     save_figure(path.with_suffix(".png"), layer_panels(results, condition.title, published))
     save_figure(path.with_name(f"{path.stem}-neuron.png"), neuron_against_p(results, condition.title))
     return content

@@ -14,7 +14,7 @@ from lpsphere.experiments.runs import mean_and_sd
 from lpsphere.experiments.table import Cell, command_for, read_results
 from lpsphere.experiments.table_search import search_path
 from lpsphere.text import markdown
-from lpsphere.training.files import replace_file
+from lpsphere.training.files import replace_text
 
 __all__ = ["render_page", "write_page"]
 
@@ -75,7 +75,7 @@ def write_page(path: Path, results: Path, searches: Path, seeds: int) -> Path:
     """
     text = render_page(read_results(results), searches, seeds)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_text(path, text)
     return path
 
 

@@ -5,27 +5,24 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import platform
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, stdev
 from types import TracebackType
 from typing import Any
 
-import torch
-
 from lpsphere.data import Dataset, holdout
 from lpsphere.training import TrainConfig, Trainer
-from lpsphere.training.files import replace_file
+from lpsphere.training.files import replace_text
+from lpsphere.training.record import versions
 from lpsphere.training.setup import load_data
 
-__all__ = ["VALIDATION", "Run", "Runs", "end_with_parent", "mean_and_sd", "versions"]
+__all__ = ["VALIDATION", "Run", "Runs", "end_with_parent", "mean_and_sd"]
 
 VALIDATION = 0.2
 """Fraction of the training rows that a run with a validation split is scored on."""
@@ -160,7 +157,7 @@ class Runs:
         result = {**self.record, "table": table, "runs": runs}
         text = json.dumps(result, indent=1) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self.path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        replace_text(self.path, text)
         return result
 
 
@@ -197,15 +194,6 @@ def end_with_parent() -> None:
 def _order(run: dict[str, Any]) -> str:
     """What the runs of a file are sorted by: what tells them apart, which comes before what they showed."""
     return json.dumps(dict(list(run.items())[: list(run).index("accuracy")]))
-
-
-def versions() -> dict[str, str]:
-    """What the results of a run depend on, for the record."""
-    return {
-        "lpsphere": version("lpsphere"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from lpsphere.data import Dataset, load
-from lpsphere.experiments.runs import versions
 from lpsphere.geometry import lp_norm, project
 from lpsphere.groups import param_groups
 from lpsphere.metrics import Stationarity, stationarity
 from lpsphere.optim import LpSGD
 from lpsphere.text import markdown
-from lpsphere.training.files import replace_file
+from lpsphere.training.files import replace_text
+from lpsphere.training.record import versions
 
 __all__ = ["SETTINGS", "Setting", "readable", "study_stationarity"]
 
@@ -105,7 +105,7 @@ def study_stationarity(
     content["table"] = [{name: run[name] for name in _COLUMNS} for run in content["runs"]]
     _write(path, content)
     text = markdown(readable(content["table"]))
-    replace_file(path.with_suffix(".md"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_text(path.with_suffix(".md"), text)
     return content
 
 
@@ -126,7 +126,7 @@ def readable(table: list[dict[str, Any]]) -> list[dict[str, str]]:
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, indent=1) + "\n"
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_text(path, text)
 
 
 def _network(activation: str, data: Dataset) -> nn.Sequential:

@@ -21,7 +21,7 @@ from lpsphere.experiments.recipes import DATA, TABLE_METHODS, load_recipe
 from lpsphere.experiments.runs import end_with_parent, mean_and_sd
 from lpsphere.training import Interrupted, Progress, TrainConfig, Trainer
 from lpsphere.training.config import MAY_CHANGE, changes
-from lpsphere.training.files import remove_folder, replace_file
+from lpsphere.training.files import remove_folder, replace_text
 
 __all__ = [
     "Cell",
@@ -229,7 +229,7 @@ def train_run(
     record = _record(run, result)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1) + "\n"
-    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_text(path, text)
     remove_folder(folder / "checkpoints")
     return record
 

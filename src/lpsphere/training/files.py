@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["prepare_folder", "remove_folder", "replace_file", "replace_folder"]
+__all__ = ["prepare_folder", "remove_folder", "replace_file", "replace_folder", "replace_text"]
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -17,6 +17,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     _sync(temporary)
     os.replace(temporary, path)
     _sync(path.parent)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file in one step."""
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def replace_folder(path: Path, write: Callable[[Path], object]) -> None:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,8 +35,9 @@ from lpsphere.training.averaging import new_average, take_average
 from lpsphere.training.checkpoints import newest_checkpoint, save_checkpoint, save_model
 from lpsphere.training.config import TrainConfig
 from lpsphere.training.evaluation import Scores, evaluate, final_scores, score_of
-from lpsphere.training.files import prepare_folder, replace_file
+from lpsphere.training.files import prepare_folder, replace_text
 from lpsphere.training.learning_rate import SCHEDULES
+from lpsphere.training.record import versions
 from lpsphere.training.setup import load_data, make_optimizer, make_topology, model_config, precision
 
 __all__ = ["Interrupted", "Progress", "Trainer"]
@@ -144,7 +143,7 @@ class Trainer:
         checkpoint = newest_checkpoint(folder, model) if resume else None
         if checkpoint is not None:
             self.accelerator.load_state(str(checkpoint))
-        replace_file(folder / "config.yaml", lambda path: path.write_text(config.to_yaml(), encoding="utf-8"))
+        replace_text(folder / "config.yaml", config.to_yaml())
 
     @property
     def step(self) -> int:
@@ -273,7 +272,7 @@ class Trainer:
         rows = self.state.rows + [{"kind": "update", **asdict(event)} for event in events]
         rows.sort(key=lambda row: row["step"])
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        replace_file(self.folder / "history.jsonl", lambda path: path.write_text(text, encoding="utf-8"))
+        replace_text(self.folder / "history.jsonl", text)
 
     def _save(self) -> None:
         self._write_history()
@@ -288,7 +287,7 @@ class Trainer:
         save_model(self.folder / "model.safetensors", self.plain_model)
         result = self._summary(table)
         text = json.dumps(result, indent=1) + "\n"
-        replace_file(self.folder / "summary.json", lambda path: path.write_text(text, encoding="utf-8"))
+        replace_text(self.folder / "summary.json", text)
         return result
 
     def _another_epoch(self) -> Iterator[Tensor]:
@@ -315,11 +314,7 @@ class Trainer:
             "device": self.accelerator.device.type,
             "mixed_precision": self.accelerator.mixed_precision,
             "threads": torch.get_num_threads(),
-            "versions": {
-                "lpsphere": version("lpsphere"),
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
             "command": self.command,
             "layers": layers["layers"],
         }
