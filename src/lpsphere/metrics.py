@@ -18,7 +18,15 @@ from lpsphere.neurons import NeuronWeight, Rule, select
 from lpsphere.text import cell, table
 from lpsphere.theory import expected_hoyer, hoyer
 
-__all__ = ["LayerStationarity", "LayerSummary", "Stationarity", "Summary", "stationarity", "summary"]
+__all__ = [
+    "LayerStationarity",
+    "LayerSummary",
+    "Stationarity",
+    "Summary",
+    "connection_hoyer",
+    "stationarity",
+    "summary",
+]
 
 
 @dataclass(frozen=True)
@@ -276,11 +284,10 @@ def _summarise(neuron: NeuronWeight, p: float | None, radius: Any, *, sparse: bo
     active = neuron.layout.to_rows(neuron.weight != 0 if mask is None else mask)
     counts = active.sum(-1)
     alive = (weights != 0).any(-1)
-    measurable = alive & (counts >= 2)
-    measured = hoyer(weights, counts)[measurable]
+    measured, measured_counts = connection_hoyer(weights, active)
     predicted = error = None
     if p is not None:
-        sizes, frequency = torch.unique(counts[measurable], return_counts=True)
+        sizes, frequency = torch.unique(measured_counts, return_counts=True)
         if len(sizes):
             expected = expected_hoyer(p, sizes.double().cpu().numpy())
             predicted = float((expected * frequency.cpu().numpy()).sum() / int(frequency.sum()))
@@ -301,6 +308,21 @@ def _summarise(neuron: NeuronWeight, p: float | None, radius: Any, *, sparse: bo
         single=int((counts == 1).sum()),
         sparse=sparse,
     )
+
+
+def connection_hoyer(rows: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    """Hoyer's sparsity over the connections of each neuron alive with two or more, and their numbers.
+
+    Args:
+        rows: Weights, shape (neurons, fan_in); 0 where there is no connection.
+        active: bool, the same shape: which connections exist.
+
+    Returns:
+        Two tensors of one dimension, an entry for each of these neurons.
+    """
+    counts = active.sum(-1)
+    measurable = (rows != 0).any(-1) & (counts >= 2)
+    return hoyer(rows, counts)[measurable], counts[measurable]
 
 
 def _mean(values: Tensor) -> float | None:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from lpsphere.geometry import check_exponent
+from lpsphere.metrics import connection_hoyer
 from lpsphere.neurons import NeuronLayout
 from lpsphere.optim.lpsgd import LpSGD
-from lpsphere.theory import expected_hoyer, hoyer, p_for_hoyer
+from lpsphere.theory import expected_hoyer, p_for_hoyer
 
 __all__ = ["ControlledLayer", "HoyerControl"]
 
@@ -185,12 +186,10 @@ class HoyerControl:
         weight, layout = group["params"][0], NeuronLayout(group["neuron_dim"], group["neuron_groups"])
         mask = self.optimizer.mask_of(weight)
         rows = layout.to_rows(weight.double())
-        counts = layout.to_rows(weight != 0 if mask is None else mask).sum(-1)
-        measurable = (rows != 0).any(-1) & (counts >= 2)
+        measured, counts = connection_hoyer(rows, layout.to_rows(weight != 0 if mask is None else mask))
         layer.measured = None
-        if bool(measurable.any()):
-            layer.fan_in = float(counts[measurable].double().mean())
-            layer.measured = float(hoyer(rows, counts)[measurable].mean())
+        if len(measured):
+            layer.fan_in, layer.measured = float(counts.double().mean()), float(measured.mean())
 
 
 def _target_at(target: float | Callable[[int], float], step: int) -> float:
