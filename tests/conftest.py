@@ -20,7 +20,7 @@ methods:
 @pytest.fixture
 def wine_table(monkeypatch):
     """Make wine the only data set of the benchmark table; returns its recipe."""
-    from lpsphere.experiments import recipes, results_page, table, table_search
+    from lpsphere.experiments import ablation, recipes, results_page, table, table_search
 
     recipe = recipes.parse_recipe("wine", WINE)
 
@@ -29,7 +29,7 @@ def wine_table(monkeypatch):
             raise ValueError(f"the table has no data set {data!r}: choose from wine")
         return recipe
 
-    for module in (table, table_search, results_page):
+    for module in (ablation, table, table_search, results_page):
         monkeypatch.setattr(module, "load_recipe", load_recipe)
     monkeypatch.setattr(table, "DATA", ("wine",))
     monkeypatch.setattr(results_page, "DATA", ("wine",))

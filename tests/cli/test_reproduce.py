@@ -50,6 +50,19 @@ def test_a_search_prints_lines_for_the_recipe(wine_table, lpsphere, tmp_path):
     assert "2 of 2 searches are left: give the same command again" in out
 
 
+def test_an_ablation_shows_what_each_change_does(wine_table, lpsphere, tmp_path, monkeypatch):
+    monkeypatch.setattr("lpsphere.experiments.ablation.variations", lambda config: {"p = 2": {"p": 2.0}})
+    words = ("reproduce", "ablation", "--cells", "wine:0.5", "--splits", 2, "--device", "cpu")
+    status, out, err = lpsphere(*words)
+    assert (status, err) == (0, "")
+    assert "wine:0.5, on validation parts:" in out
+    assert "p = 2" in out
+    assert (tmp_path / "results" / "ablation" / "wine-0.5.json").exists()
+    status, _, err = lpsphere(*words, "--search")
+    assert status == 2
+    assert "--search: this is for reproduce table; leave it out for ablation" in " ".join(err.split())
+
+
 def test_the_page_is_written_from_the_results(wine_table, lpsphere, tmp_path):
     lpsphere(*CELL, "--seeds", 1)
     status, out, err = lpsphere("reproduce", "page", "--seeds", 1)
@@ -65,9 +78,18 @@ def test_the_page_is_written_from_the_results(wine_table, lpsphere, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("everything",), "unknown experiment 'everything': choose one of digits, sparsity, grow-init, table, page"),
-        (("digits", "--cells", "dna"), "--cells: these are for reproduce table; leave them out for digits"),
-        (("page", "--search", "--device", "cpu"), "--device, --search: these are for reproduce table"),
+        (
+            ("everything",),
+            "unknown experiment 'everything': choose one of digits, sparsity, grow-init, table, ablation, page",
+        ),
+        (
+            ("digits", "--cells", "dna"),
+            "--cells: this is for reproduce table and reproduce ablation; leave it out for digits",
+        ),
+        (
+            ("page", "--search", "--device", "cpu"),
+            "--device: this is for reproduce table and reproduce ablation; leave it out for page",
+        ),
         (("table", "--trials", 3), "--trials and --splits are for --search: add it, or leave them out"),
         (("table", "--cells", "dna:0.7"), "the table has no cell 'dna:0.7'"),
         (("table", "--methods", "magic"), "unknown method 'magic'"),

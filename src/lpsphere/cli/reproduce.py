@@ -13,6 +13,7 @@ import typer
 from lpsphere.cli import words
 from lpsphere.cli.show import show_table
 from lpsphere.cli.words import DATA, METHOD, RUN, TRAINING, console
+from lpsphere.experiments.ablation import ablate, ablation_path
 from lpsphere.experiments.digits import digits
 from lpsphere.experiments.grow_init import grow_init
 from lpsphere.experiments.recipes import DATA as TABLE_DATA
@@ -39,7 +40,16 @@ _EXPERIMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "grow-init": grow_init,
 }
 _SEARCHES = Path("results/table-search")
+_ABLATIONS = Path("results/ablation")
 _PAGE = Path("docs/results.md")
+_TAKES = {
+    "table": (
+        "--cells", "--data-dir", "--methods", "--device", "--search", "--trials", "--splits", "--processes",
+        "--minutes",
+    ),
+    "ablation": ("--cells", "--data-dir", "--device", "--splits", "--processes"),
+}  # fmt: skip
+"""Options that not every experiment takes."""
 
 
 def reproduce(
@@ -47,23 +57,24 @@ def reproduce(
         str,
         typer.Argument(
             help="digits: sparsity 0.9 against dense SGD; sparsity: accuracy against sparsity for several p; "
-            "grow-init: where new connections start; table: the paper's data sets at its sparsities and beyond; page: "
-            "docs/results.md from the results of the table.",
+            "grow-init: where new connections start; table: the paper's data sets at its sparsities and beyond; "
+            "ablation: its recipes with one setting changed at a time; page: docs/results.md from the results of the "
+            "table.",
             metavar="WHAT",
         ),
     ],
     cells: Annotated[
         str | None,
         typer.Option(
-            help=f"table: data sets and sparsities, such as fashion-mnist:0.9,dna; data: {', '.join(TABLE_DATA)}. "
-            "[default: all]",
+            help="table, ablation: data sets and sparsities, such as fashion-mnist:0.9,dna; data: "
+            f"{', '.join(TABLE_DATA)}. [default: all]",
             rich_help_panel=DATA,
         ),
     ] = None,
     data_dir: Annotated[
         str | None,
         typer.Option(
-            help="table: folder that holds data sets by name. [default: the variable LPSPHERE_DATA]",
+            help="table, ablation: folder that holds data sets by name. [default: the variable LPSPHERE_DATA]",
             rich_help_panel=DATA,
         ),
     ] = None,
@@ -73,7 +84,7 @@ def reproduce(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Training seeds for each setting.", rich_help_panel=TRAINING)] = 5,
     device: Annotated[
-        str | None, typer.Option(help="table: cpu, cuda or auto. [default: auto]", rich_help_panel=TRAINING)
+        str | None, typer.Option(help="table, ablation: cpu, cuda or auto. [default: auto]", rich_help_panel=TRAINING)
     ] = None,
     search: Annotated[
         bool,
@@ -88,10 +99,12 @@ def reproduce(
     ] = None,
     splits: Annotated[
         int | None,
-        typer.Option(min=1, help="--search: validation splits of each. [default: 2]", rich_help_panel=TRAINING),
+        typer.Option(
+            min=1, help="--search, ablation: validation splits of each. [default: 2; 5]", rich_help_panel=TRAINING
+        ),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="table: runs side by side. [default: 1]", rich_help_panel=RUN)
+        int | None, typer.Option(min=1, help="table, ablation: runs side by side. [default: 1]", rich_help_panel=RUN)
     ] = None,
     minutes: Annotated[
         float | None,
@@ -104,8 +117,8 @@ def reproduce(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file of the results; table: their folder; page: its file. [default: results/WHAT.json, "
-            "results/table, results/table-search, docs/results.md]",
+            help="JSON file of the results; table, ablation: their folder; page: its file. [default: "
+            "results/WHAT.json, results/table, results/table-search, results/ablation, docs/results.md]",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -121,9 +134,10 @@ def reproduce(
 
     `lpsphere reproduce page`
     """
-    if what not in (*_EXPERIMENTS, "table", "page"):
-        raise ValueError(f"unknown experiment {what!r}: choose one of {', '.join((*_EXPERIMENTS, 'table', 'page'))}")
-    for_table = {
+    known = (*_EXPERIMENTS, "table", "ablation", "page")
+    if what not in known:
+        raise ValueError(f"unknown experiment {what!r}: choose one of {', '.join(known)}")
+    options = {
         "--cells": cells,
         "--data-dir": data_dir,
         "--methods": methods,
@@ -134,16 +148,14 @@ def reproduce(
         "--processes": processes,
         "--minutes": minutes,
     }
-    given = [name for name, value in for_table.items() if value is not None]
-    if what != "table" and given:
-        raise ValueError(f"{', '.join(given)}: these are for reproduce table; leave them out for {what}")
-    if not search and (trials, splits) != (None, None):
-        raise ValueError("--trials and --splits are for --search: add it, or leave them out")
+    _check_options(what, [name for name, value in options.items() if value is not None])
     deadline = None if minutes is None else time.time() + 60 * minutes
     machine = {"device": device or "auto", "data_dir": data_dir, "threads": _threads(processes or 1)}
     with words.stoppable():
         if what == "page":
             _tell(f"page: [bold]{write_page(out or _PAGE, Places().results, _SEARCHES, seeds)}[/bold]")
+        elif what == "ablation":
+            _ablation(parse_cells(cells), out or _ABLATIONS, splits or 5, processes or 1, machine)
         elif what != "table":
             _experiment(what, out or Path("results") / f"{what}.json", seeds)
         elif search:
@@ -155,10 +167,36 @@ def reproduce(
             _table(parse_cells(cells), parse_methods(methods), out, seeds, processes or 1, deadline, machine)
 
 
+def _check_options(what: str, given: list[str]) -> None:
+    """Refuse options that the experiment does not take."""
+    for name in given:
+        if name not in _TAKES.get(what, ()):
+            places = " and ".join(f"reproduce {place}" for place, names in _TAKES.items() if name in names)
+            raise ValueError(f"{name}: this is for {places}; leave it out for {what}")
+    if what == "table" and "--search" not in given and {"--trials", "--splits"} & set(given):
+        raise ValueError("--trials and --splits are for --search: add it, or leave them out")
+
+
 def _experiment(what: str, path: Path, seeds: int) -> None:
     result = _EXPERIMENTS[what](path, seeds, words.command_line(), _tell)
     show_table(console, result["table"])
     _tell(f"results: [bold]{path}[/bold]")
+
+
+def _ablation(cells: list[Cell], folder: Path, splits: int, processes: int, machine: dict[str, Any]) -> None:
+    for cell in cells:
+        result = ablate(
+            cell,
+            folder,
+            splits=splits,
+            command=words.command_line(),
+            tell=_tell,
+            processes=processes,
+            machine=machine,
+        )
+        _tell(f"{cell}, on validation parts:")
+        show_table(console, result["table"])
+        _tell(f"results: [bold]{ablation_path(folder, cell)}[/bold]")
 
 
 def _table(

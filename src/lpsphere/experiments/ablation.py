@@ -1,0 +1,119 @@
+"""What each part of a recipe is worth: the recipe with one setting changed at a time, on parts of the training rows.
+
+Every change trains on the same splits with the same seeds as the recipe: four fifths of the training rows, scored on
+the rest. The test rows are looked at by none.
+
+Writes results/ablation/<data>-<sparsity>.json, from which it goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import ttest_rel
+
+from lpsphere.experiments.recipes import load_recipe
+from lpsphere.experiments.runs import Run, Runs, mean_and_sd
+from lpsphere.experiments.table import Cell
+from lpsphere.training import TrainConfig
+
+__all__ = ["ablate", "ablation_path", "variations"]
+
+_RECIPE = "the recipe"
+
+
+def variations(config: TrainConfig) -> dict[str, dict[str, Any]]:
+    """What is changed about a recipe of semi-pruning, by what to call it; what the recipe has already is left out."""
+    fine = max(1, config.epochs // 10)
+    candidates: dict[str, dict[str, Any]] = {
+        "p = 1.05": {"p": 1.05},
+        "p = 1.15": {"p": 1.15},
+        "p = 1.3": {"p": 1.3},
+        "p = 1.5": {"p": 1.5},
+        'p = "auto"': {"p": "auto"},
+        "p = 1.3 in the first layer": {"first_p": 1.3, "first_layers": 1},
+        "half the learning rate of the spheres": {"lr": config.peak_lr / 2},
+        "twice the learning rate of the spheres": {"lr": min(1.0, 2 * config.peak_lr)},
+        "half the learning rate of the rest": {"other_lr": config.other_lr / 2},
+        "twice the learning rate of the rest": {"other_lr": 2 * config.other_lr},
+        "cosine schedule": {"schedule": "cosine"},
+        "regrow nothing": {"regrow": 0.0},
+        "regrow 0.6": {"regrow": 0.6},
+        "new connections at half the mean |v|": {"grow_init": 0.5},
+        "dense at the start": {"initial_sparsity": 0.0},
+        "evolve until the half": {"end": 0.5},
+        "Erdos-Renyi densities at the start": {"distribution": "erk"},
+        "the authors' adaptation": {"adaptation": "paper"},
+        "primal form": {"form": "primal"},
+        "no label smoothing": {"label_smoothing": 0.0},
+        "label smoothing 0.1": {"label_smoothing": 0.1},
+        "no weight decay": {"weight_decay": 0.0},
+        "radius as initialised": {"radius": "init"},
+        f"mean of the last {fine} epochs' weights": {"average": fine},
+        "SGD without spheres": {"optimizer": "sgd", "p": 1.15, "lr": 0.1},
+    }
+    return {name: change for name, change in candidates.items() if replace(config, **change) != config}
+
+
+def ablation_path(folder: Path, cell: Cell) -> Path:
+    """The file of a cell."""
+    return folder / f"{cell.data}-{cell.sparsity:g}.json"
+
+
+def ablate(
+    cell: Cell,
+    folder: Path,
+    *,
+    splits: int,
+    command: str,
+    tell: Callable[[str], None],
+    processes: int = 1,
+    machine: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train the recipe of semi-pruning and its variations, or what of them is missing.
+
+    Args:
+        cell: Data set and sparsity.
+        folder: Where the file is kept.
+        splits: Validation splits, and training seeds, of each.
+        command: The command line, for the record.
+        tell: Called with a line after every run.
+        processes: How many networks train side by side.
+        machine: Settings that do not change what a run computes, such as data_dir and device.
+
+    Returns:
+        The content of the file; its table has a row for each change, the best first: mean accuracy, and the difference
+        to the recipe on the same splits (mean, standard deviation, p of a paired t-test).
+
+    Raises:
+        ValueError: If the file holds runs of another recipe.
+    """
+    config = load_recipe(cell.data).config("semi-pruning", cell.sparsity)
+    changed = {_RECIPE: {}, **variations(config)}
+    wanted = [
+        Run({"change": name, "seed": split}, replace(config, **change, **(machine or {}), seed=split), split)
+        for name, change in changed.items()
+        for split in range(splits)
+    ]
+    with Runs(ablation_path(folder, cell), __doc__, config, command, tell, processes) as runs:
+        found = [float(result["accuracy"]) for result in runs.results(wanted)]
+        scores = {name: found[i * splits : (i + 1) * splits] for i, name in enumerate(changed)}
+        table = [_row(name, accuracies, scores[_RECIPE]) for name, accuracies in scores.items()]
+        return runs.write(sorted(table, key=lambda row: -row["validation_accuracy"]))
+
+
+def _row(name: str, accuracies: list[float], recipe: list[float]) -> dict[str, Any]:
+    differences = [ours - theirs for ours, theirs in zip(accuracies, recipe, strict=True)]
+    mean, spread = mean_and_sd(differences)
+    tested = len(set(differences)) > 1
+    return {
+        "change": name,
+        "validation_accuracy": mean_and_sd(accuracies)[0],
+        "difference": mean,
+        "sd": spread,
+        "p_value": float(ttest_rel(accuracies, recipe).pvalue) if tested else None,
+        "splits": len(accuracies),
+    }

@@ -1,0 +1,66 @@
+import json
+from dataclasses import replace
+from statistics import fmean
+
+import pytest
+
+from lpsphere.experiments import ablation
+from lpsphere.experiments.ablation import ablate, ablation_path, variations
+from lpsphere.experiments.recipes import DATA, load_recipe
+from lpsphere.experiments.table import Cell
+from lpsphere.training.setup import check_method_settings, given_settings
+
+CELL = Cell("wine", 0.8)
+
+
+def run(folder, splits=2):
+    told = []
+    content = ablate(CELL, folder, splits=splits, command="x", tell=told.append, machine={"device": "cpu"})
+    return content, told
+
+
+@pytest.fixture
+def few_variations(monkeypatch):
+    monkeypatch.setattr(ablation, "variations", lambda config: {"p = 2": {"p": 2.0}, "one epoch": {"epochs": 1}})
+
+
+def test_every_change_is_set_against_the_recipe_on_the_same_splits(wine_table, few_variations, tmp_path):
+    content, told = run(tmp_path)
+    assert len(told) == len(content["runs"]) == 3 * 2
+    assert content == json.loads(ablation_path(tmp_path, CELL).read_text())
+    scores = {}
+    for result in content["runs"]:
+        scores.setdefault(result["change"], []).append(result["accuracy"])
+    rows = {row["change"]: row for row in content["table"]}
+    assert set(rows) == {"the recipe", "p = 2", "one epoch"}
+    for name, row in rows.items():
+        assert row["validation_accuracy"] == pytest.approx(fmean(scores[name]))
+        assert row["difference"] == pytest.approx(fmean(scores[name]) - fmean(scores["the recipe"]))
+    assert rows["one epoch"]["difference"] < 0
+    assert rows["the recipe"]["p_value"] is None
+    means = [row["validation_accuracy"] for row in content["table"]]
+    assert means == sorted(means, reverse=True)
+
+
+def test_it_goes_on_where_it_stopped(wine_table, few_variations, tmp_path):
+    run(tmp_path, splits=1)
+    _, told = run(tmp_path, splits=2)
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_every_variation_can_be_trained_and_differs_from_the_recipe(data):
+    config = load_recipe(data).config("semi-pruning", 0.9)
+    changed = variations(config)
+    assert len(changed) > 15
+    for change in changed.values():
+        other = replace(config, **change)
+        assert other != config
+        check_method_settings("semi-pruning", given_settings(other))
+
+
+def test_what_the_recipe_has_already_is_no_variation():
+    config = load_recipe("dna").config("semi-pruning", 0.9)
+    changes = variations(config).values()
+    assert {"p": config.p} not in changes
+    assert {"label_smoothing": config.label_smoothing} not in changes
