@@ -12,7 +12,7 @@ from lpsphere.geometry import dual, lp_norm, project
 from lpsphere.neurons import NeuronLayout, select
 
 FORMS = ["dual", "primal"]
-FOREACH = [False, True]
+FOREACH = (False, True, None)
 
 
 def randn(*shape, seed=0, dtype=torch.float32):

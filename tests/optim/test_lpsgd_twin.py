@@ -28,6 +28,7 @@ RUNS = [
     *[(torch.float32, True, *case) for case in EVERY if case[2] in ("no momentum", "Nesterov")],
     *[(torch.float64, True, *case) for case in SOME],
     *[(torch.float32, False, *case) for case in SOME],
+    *[(torch.float32, None, *case) for case in EVERY if case[1] == "dual"],
 ]
 PRODUCT = [
     (dtype, foreach, *case) for dtype in (torch.float64, torch.float32) for foreach in (False, True) for case in EVERY

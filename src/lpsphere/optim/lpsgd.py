@@ -6,21 +6,22 @@ Owns the weights' position: reads gradients, writes parameters and its own state
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 from torch.optim.sgd import sgd
 
-from lpsphere.geometry import check_exponent, dual_pair, lp_norm, project, signed_power
-from lpsphere.neurons import NeuronLayout, Radius, check_radius
+from lpsphere.geometry import check_exponent, lp_norm, project, signed_power
+from lpsphere.neurons import Radius
+from lpsphere.optim.checks import check_eta, check_group, layout_of, refuse_duplicates
+from lpsphere.optim.compiled import WORTH_COMPILING, can_compile, compiled_step
+from lpsphere.optim.tensor_steps import Form, multi_tensor, on_spheres, single_tensor
 
 __all__ = ["LpSGD"]
 
-Form = Literal["dual", "primal"]
 _FLOAT32_KEYS = ("dual", "primal", "momentum_buffer", "radius")
 
 
@@ -52,7 +53,8 @@ class LpSGD(Optimizer):
         nesterov: Nesterov momentum; needs momentum above 0 and no dampening.
         form: "dual" steps the dual weights v (the paper's), "primal" the weights (conditional gradient).
         maximize: Maximise instead of minimise.
-        foreach: Use multi-tensor operations; None: where all parameters are on CUDA.
+        foreach: Use multi-tensor operations, or tensor after tensor; None: multi-tensor where all parameters are on
+            CUDA, and compiled code for the dual form of float32 weights on a CPU if they are 100,000 or more.
 
     Raises:
         TypeError, ValueError: If an argument is out of range, p is given nowhere, or a tensor cannot hold neurons.
@@ -121,10 +123,10 @@ class LpSGD(Optimizer):
         Raises:
             TypeError, ValueError: As the constructor.
         """
-        _refuse_duplicates(param_group, self.param_groups)
+        refuse_duplicates(param_group, self.param_groups)
         super().add_param_group(param_group)
         try:
-            _check_group(param_group)
+            check_group(param_group)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -150,11 +152,13 @@ class LpSGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        on_spheres = [group for group in self.param_groups if group["p"] is not None]
+        large = sum(param.numel() for group in on_spheres for param in group["params"]) >= WORTH_COMPILING
         for group in self.param_groups:
             if group["p"] is None:
                 self._plain_step(group)
             else:
-                self._sphere_step(group)
+                self._sphere_step(group, large)
         return loss
 
     def _plain_step(self, group: dict[str, Any]) -> None:
@@ -177,18 +181,41 @@ class LpSGD(Optimizer):
             for param, buffer in zip(params, buffers, strict=True):
                 self.state[param]["momentum_buffer"] = buffer
 
-    def _sphere_step(self, group: dict[str, Any]) -> None:
-        _check_eta(group)
-        p, form = check_exponent(group["p"]), group["form"]
+    def _sphere_step(self, group: dict[str, Any], large: bool) -> None:
+        check_eta(group)
+        p = check_exponent(group["p"])
         for param in group["params"]:
             self._synchronise(param, group)
         params = [param for param in group["params"] if param.grad is not None]
-        if not params:
-            return
+        automatic = large and group["foreach"] is None and group["form"] == "dual"
+        if automatic and can_compile(params, layout_of(group)):
+            self._compiled_steps(params, group, p)
+        elif params:
+            self._tensor_steps(params, group, p)
+        for param in params:
+            self._versions[param] = param._version
+
+    def _compiled_steps(self, params: list[Tensor], group: dict[str, Any], p: float) -> None:
+        for param in params:
+            compiled_step(
+                param,
+                self.state[param],
+                _dense_gradient(param),
+                self._masks.get(param),
+                self._radius(param, group),
+                p=p,
+                eta=float(group["lr"]),
+                momentum=group["momentum"],
+                dampening=group["dampening"],
+                nesterov=group["nesterov"],
+                maximize=group["maximize"],
+            )
+
+    def _tensor_steps(self, params: list[Tensor], group: dict[str, Any], p: float) -> None:
         directions = [self._direction(param, group) for param in params]
-        layout = _layout(group)
+        layout, form = layout_of(group), group["form"]
         foreach = group["foreach"] if group["foreach"] is not None else all(param.is_cuda for param in params)
-        function = _multi_tensor if foreach else _single_tensor
+        function = multi_tensor if foreach else single_tensor
         function(
             [layout.split(param) for param in params],
             [layout.split(self.state[param][form]) for param in params],
@@ -199,17 +226,11 @@ class LpSGD(Optimizer):
             eta=float(group["lr"]),
             form=form,
         )
-        for param in params:
-            self._versions[param] = param._version
 
     def _direction(self, param: Tensor, group: dict[str, Any]) -> Tensor:
         """The direction d of the method: the gradient with momentum, on the mask, at least float32."""
-        gradient = param.grad
-        assert gradient is not None
-        if gradient.is_sparse:
-            raise RuntimeError("LpSGD takes dense gradients only: use nn.Embedding(..., sparse=False)")
         state, mu = self.state[param], group["momentum"]
-        gradient = gradient.to(state[group["form"]].dtype)
+        gradient = _dense_gradient(param).to(state[group["form"]].dtype)
         if group["maximize"]:
             gradient = -gradient
         mask = self._masks.get(param)
@@ -243,7 +264,7 @@ class LpSGD(Optimizer):
         self._versions[param] = param._version
 
     def _start(self, param: Tensor, group: dict[str, Any]) -> None:
-        state, layout, p = self.state[param], _layout(group), check_exponent(group["p"])
+        state, layout, p = self.state[param], layout_of(group), check_exponent(group["p"])
         state.pop("primal" if group["form"] == "dual" else "dual", None)
         weights, dims = layout.split(_computable(param)), layout.fan_in_dims(param)
         state["p"] = p
@@ -256,7 +277,7 @@ class LpSGD(Optimizer):
 
     def _reread(self, param: Tensor, group: dict[str, Any]) -> None:
         """Take over the neurons whose weight is no longer the one that the state gives; the others keep their state."""
-        state, layout, form = self.state[param], _layout(group), group["form"]
+        state, layout, form = self.state[param], layout_of(group), group["form"]
         p, dims, mask = state["p"], layout.fan_in_dims(param), self._masks.get(param)
         if mask is not None:
             param.masked_fill_(~mask, 0)
@@ -276,11 +297,11 @@ class LpSGD(Optimizer):
 
     def _change_exponent(self, param: Tensor, group: dict[str, Any]) -> None:
         """Move the neurons radially to the sphere of the new p; with radius "init" the weights stay where they are."""
-        state, layout, form = self.state[param], _layout(group), group["form"]
+        state, layout, form = self.state[param], layout_of(group), group["form"]
         p, dims = check_exponent(group["p"]), layout.fan_in_dims(param)
         point = layout.split(state[form])
         scaled = signed_power(point, (p - 1) / (state["p"] - 1)) if form == "dual" else point
-        moved, unit = _on_spheres(scaled, p, form, dims)
+        moved, unit = on_spheres(scaled, p, form, dims)
         state["p"] = p
         point.copy_(moved)
         if group["radius"] == "init":
@@ -320,7 +341,7 @@ class LpSGD(Optimizer):
             )
         self._synchronise(param, group)
         self._masks[param] = mask
-        state, layout, form, p = self.state[param], _layout(group), group["form"], check_exponent(group["p"])
+        state, layout, form, p = self.state[param], layout_of(group), group["form"], check_exponent(group["p"])
         if "momentum_buffer" in state:
             state["momentum_buffer"].masked_fill_(~mask, 0)
         dims = layout.fan_in_dims(param)
@@ -337,7 +358,7 @@ class LpSGD(Optimizer):
             mean = size.sum(dims, keepdim=True) / (split != 0).sum(dims, keepdim=True).clamp(min=1)
             start = layout.split(new_dual).to(point) * mean
             split.add_(start if form == "dual" else signed_power(start, 1 / (p - 1)))
-        moved, unit = _on_spheres(split, p, form, dims)
+        moved, unit = on_spheres(split, p, form, dims)
         split.copy_(torch.where(changed, moved, split))
         weights = layout.split(param)
         weights.copy_(torch.where(changed, (self._radius(param, group) * unit).to(param.dtype), weights))
@@ -371,155 +392,13 @@ class LpSGD(Optimizer):
                     self.state[param][key] = value.clone()
 
 
+def _dense_gradient(param: Tensor) -> Tensor:
+    gradient = param.grad
+    assert gradient is not None
+    if gradient.is_sparse:
+        raise RuntimeError("LpSGD takes dense gradients only: use nn.Embedding(..., sparse=False)")
+    return gradient
+
+
 def _computable(weight: Tensor) -> Tensor:
     return weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
-
-
-def _layout(group: dict[str, Any]) -> NeuronLayout:
-    return NeuronLayout(group["neuron_dim"], group["neuron_groups"])
-
-
-def _refuse_duplicates(group: dict[str, Any], groups: list[dict[str, Any]]) -> None:
-    params = group.get("params") if isinstance(group, dict) else None
-    if params is None or isinstance(params, set):
-        return  # torch refuses these itself
-    given = group["params"] = [params] if isinstance(params, Tensor) else list(params)
-    identifiers = [id(entry[1] if isinstance(entry, tuple) else entry) for entry in given]
-    earlier = {id(param) for g in groups for param in g["params"]}
-    if len(set(identifiers)) < len(identifiers) or earlier & set(identifiers):
-        raise ValueError(
-            "a parameter is given twice: each must be in one group only. lpsphere.param_groups(model, ...) counts "
-            "shared weights once"
-        )
-
-
-def _check_eta(group: dict[str, Any]) -> None:
-    eta = float(group["lr"])
-    if not 0 <= eta <= 1:
-        raise ValueError(
-            f"the learning rate of weights on spheres must be in [0, 1], got {eta} (group "
-            f"{group.get('name', 'p=' + str(group['p']))!r}): it is the share of the step direction in the new "
-            "weight; 0.008 to 0.03 works well. Biases, norms and the output layer have other_lr"
-        )
-
-
-def _check_group(group: dict[str, Any]) -> None:
-    if not (math.isfinite(float(group["lr"])) and group["lr"] >= 0):
-        raise ValueError(f"lr must be at least 0, got {group['lr']}")
-    for name in ("momentum", "weight_decay"):
-        if not group[name] >= 0:
-            raise ValueError(f"{name} must be at least 0, got {group[name]}")
-    if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
-        raise ValueError(
-            f"nesterov needs momentum above 0 and dampening 0, got momentum={group['momentum']}, "
-            f"dampening={group['dampening']}"
-        )
-    if group["form"] not in ("dual", "primal"):
-        raise ValueError(f'form must be "dual" or "primal", got {group["form"]!r}')
-    if group["p"] is not None:
-        _check_sphere_group(group)
-
-
-def _check_sphere_group(group: dict[str, Any]) -> None:
-    check_exponent(group["p"])
-    check_radius(group["radius"])
-    _check_eta(group)
-    if group["weight_decay"] != 0:
-        raise ValueError(
-            f"weight_decay must be 0 for weights on spheres, got {group['weight_decay']}: their norm is fixed. "
-            "Give it to the rest: lpsphere.param_groups(model, ..., weight_decay=...)"
-        )
-    layout = _layout(group)
-    if layout.groups < 1:
-        raise ValueError(f"neuron_groups must be at least 1, got {layout.groups}")
-    for param in group["params"]:
-        if param.is_complex() or not param.is_floating_point():
-            raise TypeError(f"weights on spheres must be real floating-point tensors, got {param.dtype}")
-        if param.ndim >= 2 and (not 0 <= layout.neuron_dim < param.ndim or param.shape[0] % layout.groups):
-            raise ValueError(
-                f"neuron_dim={layout.neuron_dim}, neuron_groups={layout.groups} do not fit a tensor of shape "
-                f"{tuple(param.shape)}"
-            )
-        if param.ndim < 2 or layout.fan_in(param) < 2:
-            raise ValueError(
-                f"a tensor of shape {tuple(param.shape)} has no neurons of two weights or more to put on spheres: let "
-                "lpsphere.param_groups(model, p=...) choose the weights and leave biases and norms to SGD"
-            )
-
-
-def _on_spheres(x: Tensor, p: float, form: Form, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The point that the form steps, normalised, and the weights on the unit Lp sphere that belong to it."""
-    if form == "dual":
-        return dual_pair(x, p, dim=dims)
-    unit = project(x, p, dim=dims)
-    return unit, unit
-
-
-def _single_tensor(
-    weights: list[Tensor],
-    points: list[Tensor],
-    directions: list[Tensor],
-    radii: list[float | Tensor],
-    dims: list[tuple[int, ...]],
-    *,
-    p: float,
-    eta: float,
-    form: Form,
-) -> None:
-    for weight, point, direction, radius, dim in zip(weights, points, directions, radii, dims, strict=True):
-        toward = dual_pair(direction, p, dim=dim)[form == "primal"]
-        moved = (1 - eta) * point - eta * toward
-        new_point, unit = _on_spheres(moved, p, form, dim)
-        still = _still(direction, point, moved, dim, p=p, eta=eta, form=form)
-        _write(weight, point, new_point, radius * unit, still)
-
-
-def _multi_tensor(
-    weights: list[Tensor],
-    points: list[Tensor],
-    directions: list[Tensor],
-    radii: list[float | Tensor],
-    dims: list[tuple[int, ...]],
-    *,
-    p: float,
-    eta: float,
-    form: Form,
-) -> None:
-    toward = _foreach_pair(directions, p, dims)[form == "primal"]
-    moved = list(torch._foreach_mul(points, 1 - eta))
-    torch._foreach_sub_(moved, toward, alpha=eta)
-    if form == "dual":
-        new_points, units = _foreach_pair(moved, p, dims)
-    else:
-        new_points = units = [project(x, p, dim=dim) for x, dim in zip(moved, dims, strict=True)]
-    for i, weight in enumerate(weights):
-        still = _still(directions[i], points[i], moved[i], dims[i], p=p, eta=eta, form=form)
-        _write(weight, points[i], new_points[i], radii[i] * units[i], still)
-
-
-def _foreach_pair(xs: list[Tensor], p: float, dims: list[tuple[int, ...]]) -> tuple[list[Tensor], list[Tensor]]:
-    """`dual_pair` of several tensors at once."""
-    largest = [x.amax(dim, keepdim=True) for x, dim in zip(torch._foreach_abs(xs), dims, strict=True)]
-    scales = [torch.where((m > 0) & m.isfinite(), m, torch.ones_like(m)) for m in largest]
-    scaled = list(torch._foreach_div(xs, scales))
-    powers = list(torch._foreach_pow(torch._foreach_abs(scaled), 1 / (p - 1)))
-    torch._foreach_mul_(powers, torch._foreach_sign(scaled))
-    totals = [x.sum(dim, keepdim=True) for x, dim in zip(torch._foreach_mul(scaled, powers), dims, strict=True)]
-    totals = [torch.where(t == 0, torch.ones_like(t), t) for t in totals]
-    torch._foreach_mul_(scaled, torch._foreach_pow(totals, 1 / p - 1))
-    torch._foreach_mul_(powers, torch._foreach_pow(totals, -1 / p))
-    return scaled, powers
-
-
-def _still(
-    direction: Tensor, point: Tensor, moved: Tensor, dims: tuple[int, ...], *, p: float, eta: float, form: Form
-) -> Tensor:
-    """Neurons that keep their weights: they have no direction, or it cancels their old point but for rounding."""
-    rounding = 16 * torch.finfo(point.dtype).eps / (min(1.0, p - 1) if form == "primal" else 1.0)
-    noise = rounding * (1 - eta) * point.abs().amax(dims, keepdim=True)
-    return (direction == 0).all(dims, keepdim=True) | (moved.abs().amax(dims, keepdim=True) <= noise)
-
-
-def _write(weight: Tensor, point: Tensor, new_point: Tensor, new_weight: Tensor, still: Tensor) -> None:
-    point.copy_(torch.where(still, point, new_point))
-    weight.copy_(torch.where(still, weight, new_weight.to(weight.dtype)))
