@@ -1,0 +1,383 @@
+"""The inner loops, compiled by Numba: imported when first needed, by `lpsphere.kernels.products` alone.
+
+They trust their arguments: index arrays point where they should, float arrays are C-contiguous and of one type. A row
+of the dense arrays is one feature, with a value for each sample of the batch; a *tile* is the part of such a row that
+is held in vector registers while all connections of a neuron are gone through, so that each of them costs one load
+and one multiply-add per register. Numba's own loops would load and store the result once more for every few
+connections, and take about twice as long; therefore the tiles are written in the compiler's vector types here,
+which it maps to the registers of the processor at hand. Only products and sums are contracted; nothing else is
+relaxed, so that NaN and infinity come out as they should.
+
+All of it is in one file because a cached function is recompiled only where its own file has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.core import cgutils
+from numba.core.errors import RequireLiteralValue
+from numba.extending import intrinsic
+from numba.misc.special import literally
+
+__all__ = ["gather", "multiply", "multiply_parallel", "sample", "sample_parallel"]
+
+REGISTER = 64
+"""Bytes of the longest vector registers there are."""
+WIDEST = 512 if llvm.get_host_cpu_features().get("avx512f") else 256
+"""Bytes of the widest tile: with the loads beside it, it fills the vector registers."""
+
+_INT32 = ir.IntType(32)
+_CONTRACT = ("contract",)
+
+
+class _Emitter:
+    """Writes the compiler's instructions for tiles of one element type."""
+
+    def __init__(self, context: Any, builder: Any, argument_types: Any, arguments: Any, element: Any) -> None:
+        self.context, self.builder = context, builder
+        self._types, self._arguments = argument_types, arguments
+        self.element = context.get_value_type(element)
+        self.bytes = element.bitwidth // 8
+        self.integer = context.get_value_type(types.intp)
+
+    def data(self, position: int) -> Any:
+        """Where the data of the array among the arguments begins."""
+        make = self.context.make_array(self._types[position])
+        return make(self.context, self.builder, self._arguments[position]).data
+
+    def constant(self, number: int) -> Any:
+        """An integer of the size of an index."""
+        return ir.Constant(self.integer, number)
+
+    def pointer(self, base: Any, offset: Any, kind: Any) -> Any:
+        """Where the entry ``offset`` of an array of ``kind`` is."""
+        return self.builder.gep(base, [offset], source_etype=kind)
+
+    def vector(self, lanes: int) -> Any:
+        """The type of a vector of elements."""
+        return ir.VectorType(self.element, lanes)
+
+    def load(self, base: Any, offset: Any, lanes: int) -> Any:
+        """The elements from ``offset`` on, as a vector; they need not be aligned."""
+        kind = self.vector(lanes)
+        place = self.builder.bitcast(self.pointer(base, offset, self.element), kind.as_pointer())
+        return self.builder.load(place, align=self.bytes, typ=kind)
+
+    def store(self, vector: Any, base: Any, offset: Any) -> None:
+        """Write a vector to the elements from ``offset`` on."""
+        place = self.builder.bitcast(self.pointer(base, offset, self.element), vector.type.as_pointer())
+        self.builder.store(vector, place, align=self.bytes)
+
+    def shuffle(self, one: Any, other: Any, lanes: list[int]) -> Any:
+        """The given lanes of two vectors laid end to end."""
+        return self.builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(_INT32, len(lanes)), lanes))
+
+    def splat(self, number: Any, lanes: int) -> Any:
+        """A vector with one number in every lane."""
+        undefined = ir.Constant(self.vector(lanes), ir.Undefined)
+        first = self.builder.insert_element(undefined, number, ir.Constant(_INT32, 0))
+        return self.shuffle(first, undefined, [0] * lanes)
+
+    def multiply_add(self, one: Any, other: Any, total: Any) -> Any:
+        """The product added to the total, in one instruction where there is one."""
+        product = self.builder.fmul(one, other, flags=_CONTRACT)
+        return self.builder.fadd(product, total, flags=_CONTRACT)
+
+    def loop(self, start: Any, stop: Any, step: int, body: Callable[[Any], None]) -> None:
+        """Call ``body`` with the instruction that counts from ``start`` to ``stop``."""
+        with cgutils.for_range_slice(self.builder, start, stop, self.constant(step), self.integer) as (number, _):
+            body(number)
+
+    def loop_by(self, start: Any, stop: Any, step: int, body: Callable[[list[Any]], None]) -> None:
+        """Call ``body`` with ``step`` numbers at once, then, for what is left, with one at a time."""
+        builder = self.builder
+        whole = builder.sub(builder.sub(stop, start), builder.srem(builder.sub(stop, start), self.constant(step)))
+        middle = builder.add(start, whole)
+        self.loop(start, middle, step, lambda k: body([builder.add(k, self.constant(i)) for i in range(step)]))
+        if step > 1:
+            self.loop(middle, stop, 1, lambda k: body([k]))
+
+    def row_of(self, columns: Any, kind: Any, connection: Any, stride: Any, offset: Any) -> Any:
+        """Where the tile of the feature that a connection comes from begins."""
+        column = self.builder.load(self.pointer(columns, connection, kind), typ=kind)
+        return self.builder.add(self.builder.mul(self.builder.sext(column, self.integer), stride), offset)
+
+    def sums(self, vectors: list[Any]) -> Any:
+        """The sum over the lanes of each vector, as one vector: of 1 vector, or of 4 with at least 4 lanes each."""
+        lanes, count = vectors[0].type.count, len(vectors)
+        while len(vectors) > 1:
+            vectors = [self._add_neighbours(a, b) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
+        total = vectors[0]
+        while lanes > count:
+            total, lanes = self._add_neighbours(total), lanes // 2
+        return total
+
+    def _add_neighbours(self, *vectors: Any) -> Any:
+        """The sums of lanes 0 and 1, 2 and 3, ... of one vector, or of two laid end to end."""
+        lanes = len(vectors) * vectors[0].type.count
+        even = self.shuffle(vectors[0], vectors[-1], list(range(0, lanes, 2)))
+        return self.builder.fadd(even, self.shuffle(vectors[0], vectors[-1], list(range(1, lanes, 2))))
+
+
+def _literal(kind: Any) -> Any:
+    """The value of a literal argument."""
+    if not isinstance(kind, types.Literal):
+        raise RequireLiteralValue("the width of a tile must be known when it is compiled")
+    return kind.literal_value
+
+
+@intrinsic(prefer_literal=True)
+def _sum_tile(
+    _: Any,
+    width: Any,
+    columns: Any,
+    values: Any,
+    x: Any,
+    y: Any,
+    stride: Any,
+    offset: Any,
+    row: Any,
+    ends: Any,
+    base: Any,
+) -> Any:
+    """y[row, tile] = base + the sum over the connections ends[0]..ends[1] of value * x[column, tile]."""
+    result = types.void(width, columns, values, x, y, stride, offset, row, ends, base)
+    tile_bytes = _literal(width)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = _Emitter(context, builder, signature.args, arguments, values.dtype)
+        lanes, index = max(1, tile_bytes // emit.bytes), context.get_value_type(columns.dtype)
+        column_data, value_data, x_data = emit.data(1), emit.data(2), emit.data(3)
+        stride, offset, row, ends, base = arguments[5:]
+        # A register takes a product only when its last one is done: narrow tiles go on in several at once.
+        totals = [_room(emit, lanes) for _ in range(_sums_at_once(tile_bytes))]
+        builder.store(emit.splat(base, lanes), totals[0])
+        for total in totals[1:]:
+            builder.store(ir.Constant(emit.vector(lanes), None), total)
+
+        def add(connections: list[Any]) -> None:
+            for connection, total in zip(connections, totals, strict=False):
+                place = emit.row_of(column_data, index, connection, stride, offset)
+                value = builder.load(emit.pointer(value_data, connection, emit.element), typ=emit.element)
+                old = builder.load(total, typ=emit.vector(lanes))
+                new = emit.multiply_add(emit.splat(value, lanes), emit.load(x_data, place, lanes), old)
+                builder.store(new, total)
+
+        first, last = (builder.extract_value(ends, i) for i in range(2))
+        emit.loop_by(first, last, len(totals), add)
+        sums = [builder.load(total, typ=emit.vector(lanes)) for total in totals]
+        while len(sums) > 1:
+            sums = [builder.fadd(a, b) for a, b in zip(sums[::2], sums[1::2], strict=True)]
+        emit.store(sums[0], emit.data(4), builder.add(builder.mul(row, stride), offset))
+        return context.get_dummy_value()
+
+    return result, generate
+
+
+def _room(emit: _Emitter, lanes: int) -> Any:
+    """A variable for a vector, which the compiler keeps in a register."""
+    return cgutils.alloca_once(emit.builder, emit.vector(lanes))  # type: ignore[no-untyped-call]
+
+
+def _sums_at_once(tile_bytes: int) -> int:
+    """How many sums of connections are taken side by side; more were not faster by more than a tenth."""
+    if tile_bytes > 2 * REGISTER:
+        return 1
+    return 4 if tile_bytes > 8 else 8
+
+
+@intrinsic(prefer_literal=True)
+def _product_tile(
+    _: Any,
+    width: Any,
+    partly: Any,
+    columns: Any,
+    dy: Any,
+    x: Any,
+    dv: Any,
+    stride: Any,
+    place: Any,
+    ends: Any,
+    skip: Any,
+) -> Any:
+    """dv[k] += <dy[row, tile], x[column of k, tile]>, for the connections ends[0]..ends[1] of a row.
+
+    ``place`` is (row, offset of the tile); where ``partly`` is 1, the tile's first ``skip`` samples do not count.
+    """
+    result = types.void(width, partly, columns, dy, x, dv, stride, place, ends, skip)
+    tile_bytes, masked = _literal(width), _literal(partly) == 1
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = _Emitter(context, builder, signature.args, arguments, dv.dtype)
+        index = context.get_value_type(columns.dtype)
+        lanes = max(1, tile_bytes // emit.bytes)
+        part = min(lanes, REGISTER // emit.bytes)
+        column_data, x_data, dv_data = emit.data(2), emit.data(4), emit.data(5)
+        stride, place, ends, skip = arguments[6:]
+        row, offset = (builder.extract_value(place, i) for i in range(2))
+        start = builder.add(builder.mul(row, stride), offset)
+        tile = emit.load(emit.data(3), start, lanes)
+        counted = _lanes_from(emit, lanes, skip) if masked else None
+
+        def products(connection: Any) -> Any:
+            other = emit.load(x_data, emit.row_of(column_data, index, connection, stride, offset), lanes)
+            one = tile
+            if counted is not None:
+                zero = ir.Constant(emit.vector(lanes), None)
+                one, other = builder.select(counted, one, zero), builder.select(counted, other, zero)
+            total = ir.Constant(emit.vector(part), None)
+            for lane in range(0, lanes, part):
+                chosen = list(range(lane, lane + part))
+                total = emit.multiply_add(emit.shuffle(one, one, chosen), emit.shuffle(other, other, chosen), total)
+            return total
+
+        def add(connections: list[Any]) -> None:
+            sums = emit.sums([products(connection) for connection in connections])
+            old = emit.load(dv_data, connections[0], len(connections))
+            emit.store(builder.fadd(old, sums), dv_data, connections[0])
+
+        first, last = (builder.extract_value(ends, i) for i in range(2))
+        emit.loop_by(first, last, 4 if part >= 4 else 1, add)  # four share the steps that add up their lanes
+        return context.get_dummy_value()
+
+    return result, generate
+
+
+def _lanes_from(emit: _Emitter, lanes: int, skip: Any) -> Any:
+    """A mask of the lanes that are not skipped."""
+    kind = ir.VectorType(_INT32, lanes)
+    first = emit.builder.insert_element(ir.Constant(kind, ir.Undefined), emit.builder.trunc(skip, _INT32), _INT32(0))
+    skips = emit.shuffle(first, first, [0] * lanes)
+    return emit.builder.icmp_signed(">=", ir.Constant(kind, list(range(lanes))), skips)
+
+
+@njit(nogil=True)
+def _next_tile(batch: int, start: int, element: int) -> tuple[int, int]:
+    """The tile for what begins at sample ``start``: its bytes and its first sample.
+
+    The smallest that reaches the end, beginning earlier if need be; where it would be wider than the batch, the largest
+    that does not reach beyond it.
+    """
+    left = (batch - start) * element
+    if left >= WIDEST:
+        return WIDEST, start
+    width = element
+    while width < left:
+        width *= 2
+    if width <= batch * element:
+        return width, batch - width // element
+    return width // 2, start
+
+
+@njit(nogil=True)
+def _multiply_tile(
+    width: int, pointers: Any, columns: Any, values: Any, bias: Any, x: Any, y: Any, offset: int, rows: tuple[int, int]
+) -> None:
+    """One tile of `multiply`."""
+    literally(width)
+    for row in range(rows[0], rows[1]):
+        base = bias[row] if bias.size else values.dtype.type(0)
+        ends = (np.intp(pointers[row]), np.intp(pointers[row + 1]))
+        _sum_tile(width, columns, values, x, y, x.shape[1], offset, row, ends, base)  # type: ignore[call-arg]
+
+
+@njit(nogil=True, cache=True)
+def multiply(pointers: Any, columns: Any, values: Any, bias: Any, x: Any, y: Any, first: int, last: int) -> None:
+    """Y = W X + bias for the rows first..last; an empty bias is none."""
+    size, rows, start = x.itemsize, (first, last), 0
+    while start < x.shape[1]:
+        width, offset = _next_tile(x.shape[1], start, size)
+        if width == 512:
+            _multiply_tile(512, pointers, columns, values, bias, x, y, offset, rows)
+        elif width == 256:
+            _multiply_tile(256, pointers, columns, values, bias, x, y, offset, rows)
+        elif width == 128:
+            _multiply_tile(128, pointers, columns, values, bias, x, y, offset, rows)
+        elif width == 64:
+            _multiply_tile(64, pointers, columns, values, bias, x, y, offset, rows)
+        elif width == 32:
+            _multiply_tile(32, pointers, columns, values, bias, x, y, offset, rows)
+        elif width == 16:
+            _multiply_tile(16, pointers, columns, values, bias, x, y, offset, rows)
+        elif width == 8:
+            _multiply_tile(8, pointers, columns, values, bias, x, y, offset, rows)
+        else:
+            _multiply_tile(4, pointers, columns, values, bias, x, y, offset, rows)
+        start = offset + width // size
+
+
+@njit(nogil=True)
+def _sample_rows(
+    width: int, partly: int, pointers: Any, columns: Any, dy: Any, x: Any, dv: Any, tile: tuple[int, int], rows: Any
+) -> None:
+    literally(width)
+    literally(partly)
+    for row in range(rows[0], rows[1]):
+        ends = (np.intp(pointers[row]), np.intp(pointers[row + 1]))
+        _product_tile(width, partly, columns, dy, x, dv, x.shape[1], (row, tile[0]), ends, tile[1])  # type: ignore[call-arg]
+
+
+@njit(nogil=True)
+def _sample_tile(
+    width: int, pointers: Any, columns: Any, dy: Any, x: Any, dv: Any, tile: tuple[int, int], rows: Any
+) -> None:
+    """One tile, (offset, skipped samples), of `sample`."""
+    literally(width)
+    if tile[1] == 0:
+        _sample_rows(width, 0, pointers, columns, dy, x, dv, tile, rows)
+    else:
+        _sample_rows(width, 1, pointers, columns, dy, x, dv, tile, rows)
+
+
+@njit(nogil=True, cache=True)
+def sample(pointers: Any, columns: Any, dy: Any, x: Any, dv: Any, first: int, last: int) -> None:
+    """The products <dy[row], x[column]> of the connections of the rows first..last."""
+    size, rows, start = x.itemsize, (first, last), 0
+    dv[pointers[first] : pointers[last]] = 0
+    while start < x.shape[1]:
+        width, offset = _next_tile(x.shape[1], start, size)
+        tile = (offset, start - offset)
+        if width == 512:
+            _sample_tile(512, pointers, columns, dy, x, dv, tile, rows)
+        elif width == 256:
+            _sample_tile(256, pointers, columns, dy, x, dv, tile, rows)
+        elif width == 128:
+            _sample_tile(128, pointers, columns, dy, x, dv, tile, rows)
+        elif width == 64:
+            _sample_tile(64, pointers, columns, dy, x, dv, tile, rows)
+        elif width == 32:
+            _sample_tile(32, pointers, columns, dy, x, dv, tile, rows)
+        elif width == 16:
+            _sample_tile(16, pointers, columns, dy, x, dv, tile, rows)
+        elif width == 8:
+            _sample_tile(8, pointers, columns, dy, x, dv, tile, rows)
+        else:
+            _sample_tile(4, pointers, columns, dy, x, dv, tile, rows)
+        start = offset + width // size
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def multiply_parallel(pointers: Any, columns: Any, values: Any, bias: Any, x: Any, y: Any, pieces: Any) -> None:
+    """`multiply` for the rows pieces[0]..pieces[1], pieces[1]..pieces[2], ..., each on a thread."""
+    for i in prange(pieces.size - 1):
+        multiply(pointers, columns, values, bias, x, y, pieces[i], pieces[i + 1])
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def sample_parallel(pointers: Any, columns: Any, dy: Any, x: Any, dv: Any, pieces: Any) -> None:
+    """`sample` for the rows pieces[0]..pieces[1], pieces[1]..pieces[2], ..., each on a thread."""
+    for i in prange(pieces.size - 1):
+        sample(pointers, columns, dy, x, dv, pieces[i], pieces[i + 1])
+
+
+@njit(nogil=True, cache=True)
+def gather(values: Any, order: Any, out: Any) -> None:
+    """out[i] = values[order[i]]."""
+    for i in range(order.size):
+        out[i] = values[order[i]]
