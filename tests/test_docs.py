@@ -36,7 +36,9 @@ def test_the_tables_of_the_comparison_are_those_of_the_results(name):
     assert table in METHODS
 
 
-@pytest.mark.parametrize("name", ["study-hoyer-dna", "study-hoyer-mnist", "study-stationarity"])
+@pytest.mark.parametrize(
+    "name", ["study-hoyer-fashion-mnist", "study-hoyer-dna", "study-hoyer-mnist", "study-stationarity"]
+)
 def test_the_tables_of_the_studies_are_those_of_the_results(name):
     content = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
     table = markdown((stationarity if "stationarity" in name else hoyer).readable(content["table"]))

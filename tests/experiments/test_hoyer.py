@@ -132,7 +132,7 @@ def test_the_pictures_have_a_panel_for_each_layer_and_one_for_each_p():
     assert all(len(axes.images) == 0 for axes in neuron_against_p(runs, "Title").axes)
 
 
-@pytest.mark.parametrize("name", ["dna", "mnist"])
+@pytest.mark.parametrize("name", ["fashion-mnist", "dna", "mnist"])
 def test_the_kept_results_are_complete_and_show_what_is_claimed(name):
     path = ROOT / "results" / f"study-hoyer-{name}.json"
     content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
 """Does trained networks' Hoyer sparsity follow the expectation from p? One network trained for each p.
 
 Dense networks (no connection is taken away) with every Linear and Conv weight on unit Lp spheres, the output layer's
-too. Fashion-MNIST with the convolutional network of the paper's study, DNA with a multilayer perceptron, MNIST with the
-paper's wide ResNet; batch normalisation in all.
+too. Fashion-MNIST with the convolutional network of the paper's study and the paper's augmentation, DNA with a
+multilayer perceptron, MNIST with the paper's wide ResNet; batch normalisation in all.
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ CONDITIONS = {
             batch_size=512,
             epochs=8,
             lr=0.032,
+            crop=4,
+            flip=True,
+            cutout=6,
             mixed_precision="bf16",
         ),
         published=True,
