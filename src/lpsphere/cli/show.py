@@ -36,6 +36,8 @@ def describe_run(trainer: Trainer) -> Table:
     which = "the output layer too" if config.include_last else "all but the output layer"
     weights = f"{sum(n.weight.numel() for n in selected):,} weights in {len(selected)} tensors ({which})"
     sphere = f"hidden layers on Lp spheres, p = {config.p}" if config.optimizer == "lpsgd" else config.optimizer
+    if config.first_p is not None:
+        sphere += f" ({config.first_p} in the first {config.first_layers})"
     table.add_row("selected", f"{weights}, {sphere}")
     if config.optimizer == "lpsgd":
         for reason in sphere_groups(config, trainer.plain_model).reasons:

@@ -225,7 +225,10 @@ def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> st
             found += [f"{_NAMES[method]}{place} ({row['trials']} trials, {row['splits']} splits)" for row in outcome]
     if not found:
         return "No settings were searched yet: they are first values."
-    return f"Settings were searched on parts of the training rows: {'; '.join(found)}."
+    part = "the training rows"
+    if recipe.split_by_seed:
+        part = "the training rows of the split of seed 0, some of which are test rows of the other splits"
+    return f"Settings were searched on parts of {part}: {'; '.join(found)}."
 
 
 def _commands(recipe: Recipe, sparsities: Sequence[float], table: Table, seeds: int) -> list[str]:
