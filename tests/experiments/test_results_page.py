@@ -155,7 +155,8 @@ def test_searches_are_told_with_their_effort(page):
         ]
     )
     expected = (
-        "searched on parts of the training rows: ours at 0.8 (16 trials, 2 splits); dense SGD (8 trials, 3 splits)."
+        "searched on parts of the training rows of the splits (a row that one of them tests is a training row of "
+        "others): ours at 0.8 (16 trials, 2 splits); dense SGD (8 trials, 3 splits)."
     )
     assert expected in text
 

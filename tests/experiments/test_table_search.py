@@ -137,3 +137,19 @@ def test_the_command_that_is_kept_names_no_folders(wine_table, tmp_path):
     expected = "lpsphere reproduce table --cells wine:0.8 --methods semi-pruning --search --trials 1 --splits 1"
     assert found["command"] == expected
     assert str(tmp_path) not in json.dumps(found)
+
+
+@pytest.mark.parametrize("split_by_seed", [False, True])
+def test_trials_split_the_rows_as_the_recipe_does(wine_table, tmp_path, monkeypatch, split_by_seed):
+    from lpsphere.experiments import table_search
+
+    seen = []
+
+    def results(self, runs):
+        seen.extend((run.config.seed, run.config.split_seed, run.validation) for run in runs)
+        return [{"accuracy": 0.5} for _ in runs]
+
+    monkeypatch.setattr(table_search, "load_recipe", lambda data: replace(wine_table, split_by_seed=split_by_seed))
+    monkeypatch.setattr(table_search.Runs, "results", results)
+    search(tmp_path, trials=1, splits=3)
+    assert seen == [(seed, seed if split_by_seed else 0, seed) for seed in range(3)]

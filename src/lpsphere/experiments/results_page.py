@@ -227,7 +227,7 @@ def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> st
         return "No settings were searched yet: they are first values."
     part = "the training rows"
     if recipe.split_by_seed:
-        part = "the training rows of the split of seed 0, some of which are test rows of the other splits"
+        part += " of the splits (a row that one of them tests is a training row of others)"
     return f"Settings were searched on parts of {part}: {'; '.join(found)}."
 
 

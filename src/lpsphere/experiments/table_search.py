@@ -1,7 +1,9 @@
 """A search for the settings of a recipe: for every method the same number of trials, on parts of the training rows.
 
 Each trial trains on four fifths of the training rows and is scored on the rest, once a split; the test rows are looked
-at by none. The first trial is the recipe as it is; then Optuna proposes exponent, learning rates and the like.
+at by none. Where a recipe splits the rows anew for each seed, so do the trials: a row that is tested in one split is
+then a training row of others. The first trial is the recipe as it is; then Optuna proposes exponent, learning rates and
+the like.
 
 Writes results/table-search/<data>-<method>-<sparsity>.json, from which a search goes on.
 """
@@ -58,7 +60,7 @@ _SMOOTHING, _DECAY = Span(0.0, 0.2, log=False), Span(1e-5, 1e-2)
 _OF_OPTIMIZERS: Mapping[str, Mapping[str, Span]] = {
     "lpsgd": {
         "p": Span(0.03, 0.6, origin=1.0),
-        "lr": Span(0.003, 0.05),
+        "lr": Span(0.003, 0.3),
         "other_lr": Span(0.05, 0.6),
         "weight_decay": _DECAY,
         "label_smoothing": _SMOOTHING,
@@ -115,7 +117,8 @@ def search_cell(
         ModuleNotFoundError: If Optuna is not installed and ``trials`` is more than 1.
         ValueError: If the file holds a search of other shared settings.
     """
-    recipe = load_recipe(cell.data).config(method, cell.sparsity)
+    whole = load_recipe(cell.data)
+    recipe = whole.config(method, cell.sparsity)
     space, default = spaces(recipe), TrainConfig()
     base = replace(recipe, checkpoint_every=1, **{name: getattr(default, name) for name in space})
     study = new_study(load_optuna(), trials, seed=0) if trials > 1 else None
@@ -128,7 +131,7 @@ def search_cell(
             asked = None if trial == 0 or study is None else study.ask()
             values = _first(recipe, space) if asked is None else _suggested(asked, space)
             config = replace(recipe, **{**values, **(machine or {})})
-            accuracy = _score(runs, config, values, splits)
+            accuracy = _score(runs, config, values, splits, whole.split_by_seed)
             if study is not None and asked is not None:
                 study.tell(asked, accuracy)
             elif study is not None:
@@ -170,11 +173,12 @@ def _first_trial(space: Mapping[str, Span], values: Mapping[str, float], accurac
     )
 
 
-def _score(runs: Runs, config: TrainConfig, values: Mapping[str, float], splits: int) -> float:
-    found = runs.results(
-        [Run({**values, "seed": split}, replace(config, seed=split), validation=split) for split in range(splits)]
-    )
-    return fmean(float(result["accuracy"]) for result in found)
+def _score(runs: Runs, config: TrainConfig, values: Mapping[str, float], splits: int, split_by_seed: bool) -> float:
+    def run(seed: int) -> Run:
+        config_of_seed = replace(config, seed=seed, split_seed=seed if split_by_seed else config.split_seed)
+        return Run({**values, "seed": seed}, config_of_seed, validation=seed)
+
+    return fmean(float(result["accuracy"]) for result in runs.results([run(seed) for seed in range(splits)]))
 
 
 def _as_recipe(cell: Cell, method: str, values: Mapping[str, float]) -> str:
