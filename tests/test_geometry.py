@@ -6,7 +6,21 @@ import torch
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from lpsphere.geometry import check_exponent, conjugate, dual, dual_pair, lp_norm, primal, project, signed_power
+from lpsphere.geometry import (
+    Segments,
+    check_exponent,
+    conjugate,
+    dual,
+    dual_pair,
+    lp_norm,
+    primal,
+    project,
+    row_any,
+    row_largest,
+    row_sums,
+    signed_power,
+    spread,
+)
 
 EXPONENTS = [1.05, 1.1, 1.3, 2.0, 4.0, 21.0]
 HALVES = [torch.float16, torch.bfloat16]
@@ -241,3 +255,63 @@ def test_an_exponent_that_is_no_number_is_refused(p):
 def test_integers_are_refused_with_the_remedy(function):
     with pytest.raises(TypeError, match=r"expected a floating-point tensor, got torch.int64; convert it with .float()"):
         function(torch.tensor([[1, 2]]), 1.2)
+
+
+LENGTHS = [4, 0, 1, 7, 0]
+SEGMENTS = Segments(torch.tensor([0, *LENGTHS]).cumsum(0))
+
+
+def segments(dtype=torch.float64):
+    """Entries, of which one row is zero."""
+    x = torch.randn(sum(LENGTHS), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    x[4] = 0
+    return x
+
+
+@pytest.mark.parametrize("p", [1.05, 1.5, 3.0])
+def test_segments_are_rows_of_different_lengths(p):
+    x = segments()
+    rows = x.split(LENGTHS)
+    norms = lp_norm(x, p, dim=SEGMENTS)
+    assert_close(norms, torch.stack([lp_norm(row, p) if len(row) else torch.tensor(0.0).double() for row in rows]))
+    assert torch.equal(lp_norm(x, p, dim=SEGMENTS, keepdim=True), norms)
+    assert_close(project(x, p, 2.0, dim=SEGMENTS), torch.cat([project(row, p, 2.0) for row in rows if len(row)]))
+    pairs = [dual_pair(row, p) for row in rows if len(row)]
+    for found, expected in zip(dual_pair(x, p, dim=SEGMENTS), zip(*pairs, strict=True), strict=True):
+        assert_close(found, torch.cat(expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_segments_keep_their_type(dtype):
+    x = segments(dtype)
+    assert lp_norm(x, 1.5, dim=SEGMENTS).dtype == project(x, 1.5, dim=SEGMENTS).dtype == dtype
+    assert_close(lp_norm(x, 1.5, dim=SEGMENTS).double(), lp_norm(x.double(), 1.5, dim=SEGMENTS), rtol=1e-2, atol=1e-2)
+
+
+def test_not_a_number_stays_within_its_segment():
+    x = segments()
+    x[6] = torch.nan
+    assert lp_norm(x, 1.2, dim=SEGMENTS).isnan().tolist() == [False, False, False, True, False]
+    assert project(x, 1.2, dim=SEGMENTS).isnan().tolist() == [False] * 5 + [True] * 7
+
+
+def test_reductions_of_segments_and_of_dimensions_are_alike():
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    laid_out, flat = Segments(torch.arange(0, 16, 5)), x.flatten()
+    assert_close(row_sums(flat, laid_out), row_sums(x, 1).flatten())
+    assert torch.equal(row_largest(flat.abs(), laid_out), row_largest(x.abs(), 1).flatten())
+    for limit in (-9.0, 1.2, 9.0):
+        assert torch.equal(row_any(flat > limit, laid_out), row_any(x > limit, 1).flatten())
+    assert torch.equal(
+        spread(row_sums(flat, laid_out), laid_out).view(3, 5), row_sums(flat, laid_out)[:, None].expand(3, 5)
+    )
+    nothing = torch.empty(0, dtype=torch.float64)
+    assert row_sums(nothing, Segments(torch.zeros(3, dtype=torch.int32))).tolist() == [0, 0]
+
+
+def test_norms_of_segments_can_be_differentiated():
+    x = segments().requires_grad_()
+    lp_norm(x, 1.5, dim=SEGMENTS).sum().backward()
+    y = segments().requires_grad_()
+    torch.stack([lp_norm(row, 1.5) for row in y.split(LENGTHS) if len(row)]).sum().backward()
+    assert_close(x.grad, y.grad)

@@ -4,6 +4,7 @@ import pytest
 from torch import nn
 
 import lpsphere as lp
+from lpsphere.sparse import SparseLinear
 from lpsphere.theory import p_for_sparsity, p_for_training, weak_fraction
 from lpsphere.theory.training import LOWEST_P, WEAK_DENSE, WEAK_PER_DECADE, calibrated_p
 
@@ -78,3 +79,15 @@ def test_auto_without_a_sparsity_and_a_sparsity_without_auto_are_refused():
         lp.param_groups(network(), 1.2, sparsity=0.9, lr=0.02, other_lr=0.2)
     with pytest.raises(TypeError, match="p must be a number greater than 1, got 'Auto'"):
         lp.param_groups(network(), "Auto", lr=0.02, other_lr=0.2)
+
+
+def test_sparse_layers_of_one_p_share_a_group_and_bring_their_layouts():
+    model = nn.Sequential(
+        nn.Linear(32, 16), SparseLinear(16, 16, sparsity=0.5), SparseLinear(16, 8, sparsity=0.5), nn.Linear(8, 4)
+    )
+    groups = lp.param_groups(model, 1.2, lr=0.02, other_lr=0.1, radius="init", rules=[lp.Rule("2", p=1.3)])
+    assert [group["name"] for group in groups] == ["sphere p=1.2", "sphere p=1.2 sparse", "sphere p=1.3 sparse", "rest"]
+    assert [("layouts" in group) for group in groups] == [False, True, True, False]
+    assert groups[1]["params"] == [model[1].weight]
+    assert [layout.layer for layout in groups[1]["layouts"]] == [model[1]]
+    assert [line.split()[-1] for line in str(groups).splitlines()[1:]] == ["512", "128", "64", "76"]

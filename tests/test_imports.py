@@ -1,6 +1,8 @@
 """Who may import whom (DESIGN, section 2): the layers of the house, read from the source of every file."""
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
-    {"geometry", "kernels", "text", "theory"},
+    {"files", "geometry", "kernels", "text", "theory"},
     {"neurons", "groups", "metrics", "prediction", "flops"},
     {"optim", "topology"},
     {"sparse"},
@@ -119,3 +121,10 @@ def test_the_check_sees_every_way_to_import(tmp_path, line, place, reason):
     path.write_text(line)
     found = offences(graph(tmp_path))
     assert (found == []) if reason is None else (len(found) == 1 and reason in found[0])
+
+
+def test_the_package_is_imported_without_what_few_need():
+    late = ("numba", "onnx", "onnxscript", "scipy.sparse", "lpsphere.sparse", "lpsphere.training")
+    code = f"import sys, lpsphere as lp; print([name for name in {late} if name in sys.modules], 'compact' in dir(lp))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[] True\n"

@@ -8,7 +8,7 @@ from torch.nn.utils import parametrizations, prune
 from lpsphere import LpSphereWarning
 from lpsphere.groups import param_groups
 from lpsphere.models.wide_resnet import WideResNet
-from lpsphere.neurons import NeuronLayout, Rule, select
+from lpsphere.neurons import NeuronLayout, Rule, SegmentLayout, select
 
 LEAVE = {"p": None, "sparse": False}
 
@@ -514,3 +514,36 @@ def test_other_radii_do_not_warn(radius):
         warnings.simplefilter("error")
         groups_of(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), radius=radius)
         groups_of(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), rules=[Rule("*", radius=radius)])
+
+
+class Held:
+    """The structure of a layer that holds only its connections: 3, none and 2 of 4."""
+
+    in_features, out_features = 4, 3
+    row_pointers = torch.tensor([0, 3, 3, 5], dtype=torch.int32)
+    columns = torch.tensor([0, 1, 3, 1, 2], dtype=torch.int32)
+
+
+def test_segments_make_rows_as_long_as_the_longest():
+    layout, values = SegmentLayout(Held()), torch.tensor([1.0, 2.0, 3.0, 4.0, 0.0])
+    rows = layout.to_rows(values)
+    assert rows.tolist() == [[1, 2, 3], [0, 0, 0], [4, 0, 0]]
+    assert torch.equal(layout.from_rows(rows, values), values)
+    assert layout.to_rows(layout.existing(values)).tolist() == [[True] * 3, [False] * 3, [True, True, False]]
+    assert (layout.neurons(values), layout.fan_in(values)) == (3, 4)
+    assert layout.split(values) is values
+
+
+def test_segments_follow_the_structure_of_their_layer():
+    held = Held()
+    layout, values = SegmentLayout(held), torch.ones(5)
+    held.row_pointers = torch.tensor([0, 1, 2, 5])
+    assert layout.to_rows(values).sum(1).tolist() == [1, 1, 3]
+    held.row_pointers = torch.tensor([0, 0, 0, 0])
+    assert layout.to_rows(values[:0]).shape == (3, 0)
+
+
+def test_segments_take_whole_rows_too():
+    layout = SegmentLayout(Held())
+    assert layout.fan_in_dims(torch.ones(2, 4)) == (1,)
+    assert layout.fan_in_dims(torch.ones(5)).pointers is Held.row_pointers

@@ -1,5 +1,8 @@
 """Sparse neural networks from scratch: every neuron's weights on the unit Lp sphere, with p as the dial."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from lpsphere import geometry, theory
 from lpsphere.groups import param_groups
 from lpsphere.metrics import stationarity, summary
@@ -7,6 +10,10 @@ from lpsphere.neurons import LpSphereWarning, NeuronLayout, Rule
 from lpsphere.optim import HoyerControl, LpSGD
 from lpsphere.prediction import predict
 from lpsphere.topology import GMP, SET, SNIP, RigL, SemiPruning, Static, Topology, apply_masks, masked_average
+
+if TYPE_CHECKING:
+    from lpsphere import sparse
+    from lpsphere.sparse import compact, export, load_export
 
 __all__ = [
     "GMP",
@@ -22,11 +29,27 @@ __all__ = [
     "Static",
     "Topology",
     "apply_masks",
+    "compact",
+    "export",
     "geometry",
+    "load_export",
     "masked_average",
     "param_groups",
     "predict",
+    "sparse",
     "stationarity",
     "summary",
     "theory",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What is imported when it is first asked for: training alone does not need it."""
+    if name not in ("compact", "export", "load_export", "sparse"):
+        raise AttributeError(f"module 'lpsphere' has no attribute {name!r}")
+    sparse = import_module("lpsphere.sparse")
+    return sparse if name == "sparse" else getattr(sparse, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

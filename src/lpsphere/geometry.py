@@ -3,19 +3,78 @@
 Pure functions. A *row* is one neuron's weights: the last dimension, or the dimensions named by ``dim``. Every
 power is taken of numbers divided by the row's largest magnitude, since q = p / (p - 1) is large for p near 1
 (p = 1.07: q = 15.3) and a plain sum of q-th powers underflows. float16 and bfloat16 are computed in float32 and
-returned in their own dtype. A zero row has norm 0 and stays zero; NaN and inf come out as NaN or inf.
+returned in their own dtype. A zero row has norm 0 and stays zero; NaN and inf come out as NaN or inf. Rows of different
+lengths are `Segments` of a tensor of one dimension.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_exponent", "conjugate", "dual", "dual_pair", "lp_norm", "primal", "project", "signed_power"]
+__all__ = [
+    "Dims",
+    "Segments",
+    "check_exponent",
+    "conjugate",
+    "dual",
+    "dual_pair",
+    "lp_norm",
+    "primal",
+    "project",
+    "row_any",
+    "row_largest",
+    "row_sums",
+    "signed_power",
+    "spread",
+]
 
-Dims = int | tuple[int, ...]
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Rows of different lengths, laid end to end in a tensor of one dimension: stands for ``dim`` in this module.
+
+    Attributes:
+        pointers: Where each row begins, and where the last ends; integers, shape (rows + 1,).
+    """
+
+    pointers: Tensor
+
+    def reduce(self, x: Tensor, how: str) -> Tensor:
+        """The "sum" or the "max" of each row, 0 where it is empty; shape (rows,).
+
+        Args:
+            x: float32 or float64, shape (entries,).
+            how: "sum" or "max"; what a maximum is taken of is at least 0.
+        """
+        lengths = self.pointers.diff()
+        return torch.segment_reduce(x.contiguous(), how, lengths=lengths, initial=0, unsafe=True)
+
+
+Dims = int | tuple[int, ...] | Segments
+
+
+def row_sums(x: Tensor, dim: Dims) -> Tensor:
+    """The sum of each row, in the shape that `spread` takes."""
+    return dim.reduce(x, "sum") if isinstance(dim, Segments) else x.sum(dim, keepdim=True)
+
+
+def row_largest(magnitude: Tensor, dim: Dims) -> Tensor:
+    """The largest of each row of magnitudes, in the shape that `spread` takes."""
+    return dim.reduce(magnitude, "max") if isinstance(dim, Segments) else magnitude.amax(dim, keepdim=True)
+
+
+def row_any(x: Tensor, dim: Dims) -> Tensor:
+    """Whether any entry of each row of a bool tensor is True, in the shape that `spread` takes."""
+    return dim.reduce(x.float(), "max") > 0 if isinstance(dim, Segments) else x.any(dim, keepdim=True)
+
+
+def spread(per_row: Tensor, dim: Dims) -> Tensor:
+    """One number a row in a shape that broadcasts against the rows: segments repeat it for each of their entries."""
+    return per_row.repeat_interleave(dim.pointers.diff()) if isinstance(dim, Segments) else per_row
 
 
 def check_exponent(p: object, *, name: str = "p") -> float:
@@ -56,14 +115,14 @@ def _computable(x: Tensor) -> Tensor:
 
 def _scale(magnitude: Tensor, dim: Dims) -> Tensor:
     """The largest magnitude of each row, 1 where that is zero or not finite."""
-    largest = magnitude.detach().amax(dim, keepdim=True)
+    largest = row_largest(magnitude.detach(), dim)
     return torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
 
 
 def _norm(x: Tensor, p: float, dim: Dims) -> Tensor:
     magnitude = x.abs()
     scale = _scale(magnitude, dim)
-    power_sum = (magnitude / scale).pow(p).sum(dim, keepdim=True)
+    power_sum = row_sums((magnitude / spread(scale, dim)).pow(p), dim)
     zero = power_sum == 0
     root = torch.where(zero, torch.ones_like(power_sum), power_sum).pow(1 / p)
     return torch.where(zero, torch.zeros_like(root), scale * root)
@@ -75,11 +134,12 @@ def lp_norm(x: Tensor, p: float, *, dim: Dims = -1, keepdim: bool = False) -> Te
     Args:
         x: Rows, shape (..., n), floating point.
         p: Exponent, greater than 1.
-        dim: The dimension or dimensions that make up a row.
+        dim: The dimension or dimensions that make up a row, or `Segments` of an ``x`` of one dimension.
         keepdim: Keep the reduced dimensions with size 1.
 
     Returns:
-        The norms, shape (...), in the dtype of ``x``. Differentiable; the gradient at a zero row is 0.
+        The norms, shape (...), in the dtype of ``x``; of segments, shape (rows,). Differentiable; the gradient at a
+        zero row is 0.
 
     Raises:
         TypeError: If ``x`` is not floating point, or ``p`` not a number.
@@ -90,7 +150,7 @@ def lp_norm(x: Tensor, p: float, *, dim: Dims = -1, keepdim: bool = False) -> Te
         tensor([5., 0.])
     """
     norm = _norm(_computable(x), check_exponent(p), dim).to(x.dtype)
-    return norm if keepdim else norm.squeeze(dim)
+    return norm if keepdim or isinstance(dim, Segments) else norm.squeeze(dim)
 
 
 def project(x: Tensor, p: float, radius: float | Tensor = 1.0, *, dim: Dims = -1) -> Tensor:
@@ -100,7 +160,7 @@ def project(x: Tensor, p: float, radius: float | Tensor = 1.0, *, dim: Dims = -1
         x: Rows, shape (..., n), floating point.
         p: Exponent, greater than 1.
         radius: A positive number, or a tensor that broadcasts against the rows, such as shape (..., 1).
-        dim: The dimension or dimensions that make up a row.
+        dim: The dimension or dimensions that make up a row, or `Segments` of an ``x`` of one dimension.
 
     Returns:
         The rows on their spheres, in the shape and dtype of ``x``; a zero row stays zero.
@@ -114,9 +174,9 @@ def project(x: Tensor, p: float, radius: float | Tensor = 1.0, *, dim: Dims = -1
         tensor([0.6000, 0.8000])
     """
     rows = _computable(x)
-    scaled = rows / _scale(rows.abs(), dim)
+    scaled = rows / spread(_scale(rows.abs(), dim), dim)
     norm = _norm(scaled, check_exponent(p), dim)
-    return (radius * scaled / torch.where(norm == 0, torch.ones_like(norm), norm)).to(x.dtype)
+    return (radius * scaled / spread(torch.where(norm == 0, torch.ones_like(norm), norm), dim)).to(x.dtype)
 
 
 def signed_power(x: Tensor, exponent: float) -> Tensor:
@@ -168,7 +228,7 @@ def dual_pair(x: Tensor, p: float, *, dim: Dims = -1) -> tuple[Tensor, Tensor]:
     Args:
         x: Rows, shape (..., n), float32 or float64.
         p: Exponent of the weights' sphere, greater than 1.
-        dim: The dimension or dimensions that make up a row.
+        dim: The dimension or dimensions that make up a row, or `Segments` of an ``x`` of one dimension.
 
     Returns:
         Dual weights on the unit Lq sphere and weights on the unit Lp sphere, both in the shape of ``x``; a zero
@@ -176,8 +236,8 @@ def dual_pair(x: Tensor, p: float, *, dim: Dims = -1) -> tuple[Tensor, Tensor]:
 
     Source: method, section 2, numerics.
     """
-    scaled = x / _scale(x.abs(), dim)
+    scaled = x / spread(_scale(x.abs(), dim), dim)
     power = signed_power(scaled, 1 / (p - 1))
-    total = (scaled * power).sum(dim, keepdim=True)
+    total = row_sums(scaled * power, dim)
     total = torch.where(total == 0, torch.ones_like(total), total)
-    return scaled * total.pow(1 / p - 1), power * total.pow(-1 / p)
+    return scaled * spread(total.pow(1 / p - 1), dim), power * spread(total.pow(-1 / p), dim)

@@ -15,6 +15,7 @@ from lpsphere.neurons import (
     NeuronWeight,
     Radius,
     Rule,
+    SegmentLayout,
     check_radius,
     select,
     without_norm,
@@ -95,7 +96,7 @@ def param_groups(
     default_radius = check_radius(radius)
     groups = ParamGroups()
     selected = select(model, rules, include_last)
-    constrained: dict[tuple[float, Radius, NeuronLayout], list[NeuronWeight]] = {}
+    constrained: dict[tuple[float, Radius, NeuronLayout | None], list[NeuronWeight]] = {}  # None: sparse layers
     for neuron in selected:
         rule = neuron.rule or Rule("*")
         rule_p = default_p if rule.p == "default" else rule.p
@@ -104,7 +105,8 @@ def param_groups(
             rule_p = p_for_training(target)
             groups.reasons.append(_reason(neuron, rule_p, target))
         if rule_p is not None:
-            key = (float(rule_p), default_radius if rule.radius is None else rule.radius, neuron.layout)
+            layout = neuron.layout if isinstance(neuron.layout, NeuronLayout) else None
+            key = (float(rule_p), default_radius if rule.radius is None else rule.radius, layout)
             constrained.setdefault(key, []).append(neuron)
     unit = [n for (_, r, _), members in constrained.items() if r == 1.0 for n in members]
     bare = without_norm(model, unit)
@@ -116,23 +118,31 @@ def param_groups(
             stacklevel=2,
         )
     for (group_p, group_radius, layout), members in constrained.items():
-        groups.append(
-            {
-                "name": f"sphere p={group_p:g}" + ("" if layout.neuron_dim == 0 else " transposed"),
-                "params": [n.weight for n in members],
-                "lr": lr,
-                "p": group_p,
-                "radius": group_radius,
-                "neuron_dim": layout.neuron_dim,
-                "neuron_groups": layout.groups,
-                "weight_decay": 0.0,
-            }
-        )
+        groups.append(_sphere_group(members, layout, lr=lr, p=group_p, radius=group_radius))
     taken = {id(n.weight) for members in constrained.values() for n in members}
     rest = [q for q in model.parameters() if id(q) not in taken]
     if rest:
         groups.append({"name": "rest", "params": rest, "lr": other_lr, "p": None, "weight_decay": weight_decay})
     return groups
+
+
+def _sphere_group(
+    members: Sequence[NeuronWeight], layout: NeuronLayout | None, *, lr: float, p: float, radius: Radius
+) -> dict[str, Any]:
+    """The group of weights with one layout, or of sparse layers, each with its own."""
+    kind = " sparse" if layout is None else "" if layout.neuron_dim == 0 else " transposed"
+    group: dict[str, Any] = {"name": f"sphere p={p:g}{kind}", "params": [n.weight for n in members]}
+    if layout is None:
+        group["layouts"] = [n.layout for n in members if isinstance(n.layout, SegmentLayout)]
+        layout = NeuronLayout()
+    return group | {
+        "lr": lr,
+        "p": p,
+        "radius": radius,
+        "neuron_dim": layout.neuron_dim,
+        "neuron_groups": layout.groups,
+        "weight_decay": 0.0,
+    }
 
 
 def _check_sparsity(p: object, sparsity: float | None) -> None:

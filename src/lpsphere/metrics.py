@@ -39,7 +39,8 @@ class LayerSummary:
         fan_in: Weights of each.
         p: Exponent of its spheres; None: not on a sphere.
         density: Connections over weights.
-        connections: Connections that exist: True mask entries, or non-zero weights where there is no mask.
+        connections: Connections that exist: True mask entries, non-zero weights where there is no mask, or all that
+            a sparse layer holds.
         hoyer: Hoyer's sparsity over the connections, mean over neurons alive with two or more; None: there are none.
         hoyer_predicted: Its expectation from p and the number of connections, mean over the same; None without p.
         hoyer_full: Hoyer's sparsity over the full rows, inactive weights included, mean over neurons alive.
@@ -281,7 +282,7 @@ def _mask(neuron: NeuronWeight) -> Tensor | None:
 def _summarise(neuron: NeuronWeight, p: float | None, radius: Any, *, sparse: bool) -> LayerSummary:
     mask = _mask(neuron)
     weights = neuron.layout.to_rows(neuron.weight.double())
-    active = neuron.layout.to_rows(neuron.weight != 0 if mask is None else mask)
+    active = neuron.layout.to_rows(neuron.layout.existing(neuron.weight) if mask is None else mask)
     counts = active.sum(-1)
     alive = (weights != 0).any(-1)
     measured, measured_counts = connection_hoyer(weights, active)
@@ -298,11 +299,11 @@ def _summarise(neuron: NeuronWeight, p: float | None, radius: Any, *, sparse: bo
         neurons=neuron.neurons,
         fan_in=neuron.fan_in,
         p=p,
-        density=float(counts.sum()) / active.numel(),
+        density=float(counts.sum()) / neuron.size,
         connections=int(counts.sum()),
         hoyer=_mean(measured),
         hoyer_predicted=predicted,
-        hoyer_full=_mean(hoyer(weights)[alive]),
+        hoyer_full=_mean(hoyer(weights, torch.full_like(counts, neuron.fan_in))[alive]),
         sphere_error=error,
         dead=int((~alive).sum()),
         single=int((counts == 1).sum()),

@@ -84,12 +84,21 @@ def test_a_gradient_in_another_order_of_memory_is_understood(counted):
 
 def test_only_rows_in_one_piece_of_float32_on_a_cpu_are_compiled():
     weight = torch.randn(4, 6)
-    assert can_compile([weight], NeuronLayout())
-    assert not can_compile([weight, weight.double()], NeuronLayout())
-    assert not can_compile([weight.bfloat16()], NeuronLayout())
-    assert not can_compile([weight.t()], NeuronLayout())
-    assert not can_compile([weight], NeuronLayout(1))
-    assert not can_compile([torch.empty(4, 6, device="meta")], NeuronLayout())
+    assert can_compile(weight, NeuronLayout())
+    assert not can_compile(weight.double(), NeuronLayout())
+    assert not can_compile(weight.bfloat16(), NeuronLayout())
+    assert not can_compile(weight.t(), NeuronLayout())
+    assert not can_compile(weight, NeuronLayout(1))
+    assert not can_compile(torch.empty(4, 6, device="meta"), NeuronLayout())
+
+
+def test_a_group_is_compiled_only_if_all_of_its_weights_can_be(counted):
+    params = [nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(4, 6, dtype=torch.float64))]
+    optimizer = LpSGD(params, p=1.2, lr=0.05)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    assert not counted
 
 
 def test_few_weights_take_no_compiled_steps(counted, monkeypatch):
@@ -118,3 +127,14 @@ def test_the_gradient_is_left_as_it_is():
     param.grad = gradient.clone()
     optimizer.step()
     assert torch.equal(param.grad, gradient)
+
+
+@pytest.mark.parametrize("fan_in", [2, 5, 8, 20, 31, 33, 64, 100])
+def test_what_a_process_computed_before_makes_no_difference(fan_in):
+    weight = torch.randn(6, fan_in, generator=torch.Generator().manual_seed(3))
+    compiled._local.__dict__.clear()
+    first, state = trained(weight)
+    trained(torch.randn(2, 5000), steps=1)
+    again, other = trained(weight)
+    assert torch.equal(first, again)
+    assert torch.equal(state["dual"], other["dual"])

@@ -358,9 +358,57 @@ def test_a_layer_on_another_device_says_what_to_use_there():
         layer(device="meta")(torch.randn(4, 33, dtype=torch.float64))
 
 
-def test_topology_methods_and_spheres_leave_it_out():
-    net = nn.Sequential(layer(dtype=torch.float32), nn.ReLU(), nn.Linear(17, 9), nn.Linear(9, 2))
-    assert [neuron.name for neuron in lp.neurons.select(net)] == ["2.weight"]
+def test_it_is_selected_like_a_dense_layer():
+    net = nn.Sequential(layer(), nn.ReLU(), nn.Linear(17, 9), layer(9, 5))
+    assert [neuron.name for neuron in lp.neurons.select(net)] == ["0.weight", "2.weight"]
+    first = lp.neurons.select(net)[0]
+    assert (first.neurons, first.fan_in, first.size, first.shape) == (17, 33, 561, (17, 33))
+    assert layer().neuron_rows("bias") is None
+
+
+def test_the_factors_of_the_gradient_are_kept_only_when_asked_for():
+    sparse = layer()
+    x = torch.randn(2, 4, 33, dtype=torch.float64)
+    sparse(x).sin().sum().backward()
+    assert sparse.gradient_factors() is None
+    sparse.zero_grad()
+    sparse.keep_factors(True)
+    with torch.no_grad():
+        sparse(x)
+    assert sparse.gradient_factors() is None
+    for _ in range(2):  # gradients add up, and so do the samples
+        sparse(x).sin().sum().backward()
+    dy, inputs = sparse.gradient_factors()
+    assert (dy.shape, inputs.shape) == ((17, 16), (33, 16))
+    dense = sparse.to_dense()
+    dense(x).sin().sum().mul(2).backward()
+    torch.testing.assert_close(dy @ inputs.t(), dense.weight.grad)
+    assert copy.deepcopy(sparse).gradient_factors() is None
+    sparse.keep_factors(False)
+    assert sparse.gradient_factors() is None
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_factors_of_gradients_that_were_zeroed_are_forgotten(set_to_none):
+    sparse = layer()
+    sparse.keep_factors(True)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        x = torch.randn(3, 33, dtype=torch.float64)
+        sparse.zero_grad(set_to_none=set_to_none)
+        (sparse(x) + sparse(2 * x)).sin().sum().backward()  # used twice
+    dy, inputs = sparse.gradient_factors()
+    assert dy.shape == (17, 6)
+    found = (dy @ inputs.t())[sparse.rows.long(), sparse.columns.long()]
+    torch.testing.assert_close(found, sparse.weight.grad)
+
+
+def test_frozen_weights_keep_no_factors():
+    sparse = layer()
+    sparse.weight.requires_grad_(False)
+    sparse.keep_factors(True)
+    sparse(torch.randn(3, 33, dtype=torch.float64, requires_grad=True)).sum().backward()
+    assert sparse.gradient_factors() is None
 
 
 WIDE = """

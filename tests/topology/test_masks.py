@@ -10,7 +10,7 @@ from lpsphere.neurons import select
 from lpsphere.topology.granularity import Granularity
 from lpsphere.topology.masks import (
     buffer_name,
-    existing_masks,
+    existing_mask,
     get_mask,
     lowest,
     random_units,
@@ -127,7 +127,7 @@ def test_existing_masks_are_buffers_or_else_the_weights_that_are_not_zero():
     with torch.no_grad():
         neurons[1].weight[0, 1] = 0
     set_mask(neurons[0], torch.tensor([[True, False, True], [False, True, True]]))
-    assert [mask.tolist() for mask in existing_masks(neurons)] == [
+    assert [existing_mask(neuron).tolist() for neuron in neurons] == [
         [[True, False, True], [False, True, True]],
         [[True, False], [True, True]],
     ]

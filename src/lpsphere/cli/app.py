@@ -16,6 +16,7 @@ from rich.text import Text
 
 from lpsphere.cli import words
 from lpsphere.cli.compare import compare
+from lpsphere.cli.export import export
 from lpsphere.cli.predict import predict
 from lpsphere.cli.reproduce import reproduce
 from lpsphere.cli.show import describe_run, show_result, training_progress
@@ -223,6 +224,7 @@ app.command()(compare)
 app.command()(predict)
 app.command()(study)
 app.command()(reproduce)
+app.command()(export)
 
 
 @app.command()

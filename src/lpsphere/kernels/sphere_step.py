@@ -1,5 +1,7 @@
 """The dual step of LpSGD (method, section 2) on float32 rows, a neuron at a time while it is in the cache. Needs Numba.
 
+Rows lie end to end, of one length where all weights exist, or of as many connections as each neuron has.
+
 Knows arrays; nothing of parameters, groups or masks' owners.
 """
 
@@ -23,24 +25,33 @@ _ROUNDING = np.float32(16 * np.finfo(np.float32).eps)
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
 def dual_step(
-    w: Any, v: Any, gradient: Any, momentum: Any, mask: Any, radii: Any, scratch: Any, settings: Any, flags: Any
+    pointers: Any,
+    w: Any,
+    v: Any,
+    gradient: Any,
+    momentum: Any,
+    mask: Any,
+    radii: Any,
+    scratch: Any,
+    settings: Any,
+    flags: Any,
 ) -> None:
     """One step of every row, in place.
 
     Args:
-        w: Weights, float32 (rows, n).
+        pointers: Where each row begins, and where the last ends, int64 (rows + 1,).
+        w: Weights, float32 (entries,).
         v: Dual weights, as w.
         gradient: As w; left as it is.
         momentum: As w, or None for a step along the gradient.
         mask: bool, as w, or None for all connections.
         radii: Radius of each row, float32 (rows,), or of all of them, (1,).
-        scratch: float32 (2, at least n).
+        scratch: float32 (2, at least the entries of the longest row).
         settings: p, eta, mu and what the gradient is multiplied by when it is added to the momentum.
         flags: Whether the momentum is Nesterov's; whether the gradient is to be negated.
     """
     p, eta, mu, gain = settings
     nesterov, negated = flags
-    rows, n = w.shape
     q = p / (p - 1)
     q_head, q_tail = head_and_tail(q)
     e_head, e_tail = head_and_tail(1 / (p - 1))
@@ -49,17 +60,21 @@ def dual_step(
     ahead = np.float32(mu if nesterov else 1)
     of_gradient = np.float32(1 if nesterov else 0)
     direction, magnitude = scratch[0], scratch[1]
-    for i in range(rows):
-        wi, vi, gi = w[i], v[i], gradient[i]
+    for i in range(pointers.size - 1):
+        start, stop = pointers[i], pointers[i + 1]
+        n = stop - start
+        wi, vi, gi = w[start:stop], v[start:stop], gradient[start:stop]
+        mi = gi if momentum is None else momentum[start:stop]
+        exists: Any = mask if mask is None else mask[start:stop]
         largest = np.int32(0)
         for j in range(n):
             g = sign * gi[j]
             if mask is not None:
-                g = g if mask[i, j] else _ZERO
+                g = g if exists[j] else _ZERO
             d = g
             if momentum is not None:
-                m = mu32 * momentum[i, j] + gain32 * g
-                momentum[i, j] = m
+                m = mu32 * mi[j] + gain32 * g
+                mi[j] = m
                 d = of_gradient * g + ahead * m
             direction[j] = d
             largest = max(largest, bits(d) & _MAGNITUDE)

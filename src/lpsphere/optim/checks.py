@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from lpsphere.geometry import check_exponent
-from lpsphere.neurons import NeuronLayout, check_radius
+from lpsphere.neurons import NeuronLayout, SegmentLayout, check_radius
 
 __all__ = ["check_eta", "check_group", "layout_of", "refuse_duplicates"]
 
 
 def layout_of(group: dict[str, Any]) -> NeuronLayout:
-    """Where the neurons of a group's weights lie."""
+    """Where the neurons of a group's weights lie, but for those that have a layout of their own."""
     return NeuronLayout(group["neuron_dim"], group["neuron_groups"])
 
 
@@ -44,8 +45,13 @@ def check_eta(group: dict[str, Any]) -> None:
         )
 
 
-def check_group(group: dict[str, Any]) -> None:
-    """Raise TypeError or ValueError if a group is out of range, or its tensors cannot hold neurons."""
+def check_group(group: dict[str, Any], layouts: Mapping[Tensor, SegmentLayout]) -> None:
+    """Raise TypeError or ValueError if a group is out of range, or its tensors cannot hold neurons.
+
+    Args:
+        group: The group, with all of its keys.
+        layouts: Those of the weights of sparse layers.
+    """
     if not (math.isfinite(float(group["lr"])) and group["lr"] >= 0):
         raise ValueError(f"lr must be at least 0, got {group['lr']}")
     for name in ("momentum", "weight_decay"):
@@ -59,10 +65,10 @@ def check_group(group: dict[str, Any]) -> None:
     if group["form"] not in ("dual", "primal"):
         raise ValueError(f'form must be "dual" or "primal", got {group["form"]!r}')
     if group["p"] is not None:
-        _check_sphere_group(group)
+        _check_sphere_group(group, layouts)
 
 
-def _check_sphere_group(group: dict[str, Any]) -> None:
+def _check_sphere_group(group: dict[str, Any], layouts: Mapping[Tensor, SegmentLayout]) -> None:
     check_exponent(group["p"])
     check_radius(group["radius"])
     check_eta(group)
@@ -77,6 +83,9 @@ def _check_sphere_group(group: dict[str, Any]) -> None:
     for param in group["params"]:
         if param.is_complex() or not param.is_floating_point():
             raise TypeError(f"weights on spheres must be real floating-point tensors, got {param.dtype}")
+        if param in layouts:
+            _check_segments(param, layouts[param])
+            continue
         if param.ndim >= 2 and (not 0 <= layout.neuron_dim < param.ndim or param.shape[0] % layout.groups):
             raise ValueError(
                 f"neuron_dim={layout.neuron_dim}, neuron_groups={layout.groups} do not fit a tensor of shape "
@@ -87,3 +96,12 @@ def _check_sphere_group(group: dict[str, Any]) -> None:
                 f"a tensor of shape {tuple(param.shape)} has no neurons of two weights or more to put on spheres: let "
                 "lpsphere.param_groups(model, p=...) choose the weights and leave biases and norms to SGD"
             )
+
+
+def _check_segments(param: Tensor, layout: SegmentLayout) -> None:
+    connections = int(layout.layer.row_pointers[-1])
+    if param.shape != (connections,):
+        raise ValueError(
+            f"layouts names a layer of {connections} connections for a tensor of shape {tuple(param.shape)}: let "
+            "lpsphere.param_groups(model, p=...) make the groups"
+        )

@@ -6,14 +6,13 @@ Worth it where steps are long: loading Numba takes a process about half a second
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lpsphere.neurons import NeuronLayout
+from lpsphere.neurons import Layout, SegmentLayout
 
 __all__ = ["WORTH_COMPILING", "can_compile", "compiled_step"]
 
@@ -23,15 +22,18 @@ WORTH_COMPILING = 100_000
 _local = threading.local()
 
 
-def can_compile(params: Sequence[Tensor], layout: NeuronLayout) -> bool:
-    """Whether these weights are such that `compiled_step` can take them."""
-    return (layout.neuron_dim, layout.groups) == (0, 1) and all(
-        param.dtype == torch.float32 and param.device.type == "cpu" and _in_rows(param) for param in params
-    )
+def can_compile(param: Tensor, layout: Layout) -> bool:
+    """Whether this weight is such that `compiled_step` can take it."""
+    if param.dtype != torch.float32 or param.device.type != "cpu":
+        return False
+    if isinstance(layout, SegmentLayout):
+        return param.is_contiguous()
+    return (layout.neuron_dim, layout.groups) == (0, 1) and _in_rows(param)
 
 
 def compiled_step(
     param: Tensor,
+    layout: Layout,
     state: dict[str, Any],
     gradient: Tensor,
     mask: Tensor | None,
@@ -48,6 +50,7 @@ def compiled_step(
 
     Args:
         param: The weight, as `can_compile` asks for.
+        layout: Where its neurons lie.
         state: Its state: "dual", and "momentum_buffer", which is made here at the first step.
         gradient: Its gradient; left as it is.
         mask: bool, True where the connection exists; None: everywhere.
@@ -66,16 +69,18 @@ def compiled_step(
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(param)
             gain = 1.0
-        buffer = _rows(_alike(state, "momentum_buffer", param))
+        buffer = _flat(_alike(state, "momentum_buffer", param))
+    pointers = _pointers(param, layout)
     radii = np.array([radius], np.float32) if isinstance(radius, float) else radius.reshape(-1).numpy()
     dual_step(
-        _rows(param.detach()),
-        _rows(_alike(state, "dual", param)),
-        _rows(_in_order(gradient, param)),
+        pointers,
+        _flat(param.detach()),
+        _flat(_alike(state, "dual", param)),
+        _flat(_in_order(gradient, param)),
         buffer,
-        None if mask is None else _rows(_in_order(mask, param)),
+        None if mask is None else _flat(_in_order(mask, param)),
         radii,
-        _scratch(param.numel() // param.shape[0]),
+        _scratch(_room(pointers)),
         (p, eta, momentum, gain),
         (nesterov, maximize),
     )
@@ -90,10 +95,25 @@ def _in_rows(x: Tensor) -> bool:
     return x.ndim in orders and x.is_contiguous(memory_format=orders[x.ndim])
 
 
-def _rows(x: Tensor) -> np.ndarray[Any, Any]:
-    """The rows in the order of memory, without a copy."""
-    n = x.numel() // x.shape[0]
-    return x.as_strided((x.shape[0], n), (n, 1)).numpy()
+def _flat(x: Tensor) -> np.ndarray[Any, Any]:
+    """All entries in the order of memory, without a copy."""
+    return x.as_strided((x.numel(),), (1,)).numpy()
+
+
+def _pointers(param: Tensor, layout: Layout) -> np.ndarray[Any, Any]:
+    """Where each row begins, and where the last ends."""
+    if isinstance(layout, SegmentLayout):
+        return layout.layer.row_pointers.numpy().astype(np.int64)
+    return np.arange(param.shape[0] + 1) * (param.numel() // param.shape[0])
+
+
+def _room(pointers: np.ndarray[Any, Any]) -> int:
+    """The entries of the longest row, or 64.
+
+    Where the two rows of the room lie closer together than the compiled loop reaches in one go, it adds up in another
+    order: then what is computed would depend on the rows that this process has seen before.
+    """
+    return max(64, int(np.diff(pointers).max(initial=0)))
 
 
 def _in_order(x: Tensor, like: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ import torch
 
 from lpsphere.geometry import check_exponent
 from lpsphere.metrics import connection_hoyer
-from lpsphere.neurons import NeuronLayout
 from lpsphere.optim.lpsgd import LpSGD
 from lpsphere.theory import expected_hoyer, p_for_hoyer
 
@@ -183,10 +182,11 @@ class HoyerControl:
     @torch.no_grad()
     def _measure(self, layer: ControlledLayer) -> None:
         group = self._group(layer)
-        weight, layout = group["params"][0], NeuronLayout(group["neuron_dim"], group["neuron_groups"])
+        weight = group["params"][0]
+        layout = self.optimizer.layout_of(weight, group)
         mask = self.optimizer.mask_of(weight)
         rows = layout.to_rows(weight.double())
-        measured, counts = connection_hoyer(rows, layout.to_rows(weight != 0 if mask is None else mask))
+        measured, counts = connection_hoyer(rows, layout.to_rows(layout.existing(weight) if mask is None else mask))
         layer.measured = None
         if len(measured):
             layer.fan_in, layer.measured = float(counts.double().mean()), float(measured.mean())

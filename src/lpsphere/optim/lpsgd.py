@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
-from torch.optim.sgd import sgd
 
-from lpsphere.geometry import check_exponent, lp_norm, project, signed_power
-from lpsphere.neurons import Radius
+from lpsphere.geometry import check_exponent, project, row_any, row_sums, signed_power, spread
+from lpsphere.neurons import Layout, Radius, SegmentLayout
 from lpsphere.optim.checks import check_eta, check_group, layout_of, refuse_duplicates
 from lpsphere.optim.compiled import WORTH_COMPILING, can_compile, compiled_step
-from lpsphere.optim.tensor_steps import Form, multi_tensor, on_spheres, single_tensor
+from lpsphere.optim.plain_step import plain_step
+from lpsphere.optim.tensor_steps import Form, multi_tensor, on_radius, on_spheres, radii_of, single_tensor
 
 __all__ = ["LpSGD"]
 
@@ -43,7 +43,8 @@ class LpSGD(Optimizer):
 
     Args:
         params: Parameters or groups, such as `lpsphere.param_groups` makes. Keys of a group: ``p``, ``radius``,
-            ``neuron_dim`` (the dimension that counts the neurons, 0), ``neuron_groups`` (1) and the arguments below.
+            ``neuron_dim`` (the dimension that counts the neurons, 0), ``neuron_groups`` (1), ``layouts`` (for weights
+            of sparse layers, a `lpsphere.neurons.SegmentLayout` each) and the arguments below.
         lr: Learning rate; in [0, 1] where p is set. Peaks of 0.008 to 0.03 have worked well there.
         p: Exponent of the sphere for groups without one of their own, greater than 1.
         radius: Radius of the spheres, or "init": each neuron keeps the norm it comes with.
@@ -85,6 +86,7 @@ class LpSGD(Optimizer):
     ) -> None:
         self._versions: dict[Tensor, int] = {}
         self._masks: dict[Tensor, Tensor] = {}
+        self._layouts: dict[Tensor, SegmentLayout] = {}  # which follow the structure of their layers by themselves
         if isinstance(params, Tensor):
             raise TypeError("params must be a list of parameters or groups, got one tensor: put it in a list")
         given: list[Any] = [params] if isinstance(params, dict) else list(params)
@@ -109,12 +111,13 @@ class LpSGD(Optimizer):
         super().__init__(given, defaults)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_masks": self._masks}
+        return {**super().__getstate__(), "_masks": self._masks, "_layouts": self._layouts}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._versions = {}  # every weight is compared with its state at the next step
         self.__dict__.setdefault("_masks", {})
+        self.__dict__.setdefault("_layouts", {})
 
     @torch.no_grad()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -124,9 +127,12 @@ class LpSGD(Optimizer):
             TypeError, ValueError: As the constructor.
         """
         refuse_duplicates(param_group, self.param_groups)
+        if "layouts" in param_group:  # kept here, since a group is saved with the state
+            self._layouts |= zip(param_group["params"], param_group["layouts"], strict=True)
+            param_group = {key: value for key, value in param_group.items() if key != "layouts"}
         super().add_param_group(param_group)
         try:
-            check_group(param_group)
+            check_group(param_group, self._layouts)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -156,30 +162,10 @@ class LpSGD(Optimizer):
         large = sum(param.numel() for group in on_spheres for param in group["params"]) >= WORTH_COMPILING
         for group in self.param_groups:
             if group["p"] is None:
-                self._plain_step(group)
+                plain_step(group, self.state)
             else:
                 self._sphere_step(group, large)
         return loss
-
-    def _plain_step(self, group: dict[str, Any]) -> None:
-        params = [param for param in group["params"] if param.grad is not None]
-        buffers: list[Tensor | None] = [self.state[param].get("momentum_buffer") for param in params]
-        sgd(
-            params,
-            [param.grad for param in params],
-            buffers,
-            has_sparse_grad=any(param.grad.is_sparse for param in params),
-            foreach=group["foreach"],
-            weight_decay=group["weight_decay"],
-            momentum=group["momentum"],
-            lr=group["lr"],
-            dampening=group["dampening"],
-            nesterov=group["nesterov"],
-            maximize=group["maximize"],
-        )
-        if group["momentum"] != 0:
-            for param, buffer in zip(params, buffers, strict=True):
-                self.state[param]["momentum_buffer"] = buffer
 
     def _sphere_step(self, group: dict[str, Any], large: bool) -> None:
         check_eta(group)
@@ -188,7 +174,7 @@ class LpSGD(Optimizer):
             self._synchronise(param, group)
         params = [param for param in group["params"] if param.grad is not None]
         automatic = large and group["foreach"] is None and group["form"] == "dual"
-        if automatic and can_compile(params, layout_of(group)):
+        if automatic and all(can_compile(param, self.layout_of(param, group)) for param in params):
             self._compiled_steps(params, group, p)
         elif params:
             self._tensor_steps(params, group, p)
@@ -199,6 +185,7 @@ class LpSGD(Optimizer):
         for param in params:
             compiled_step(
                 param,
+                self.layout_of(param, group),
                 self.state[param],
                 _dense_gradient(param),
                 self._masks.get(param),
@@ -213,15 +200,16 @@ class LpSGD(Optimizer):
 
     def _tensor_steps(self, params: list[Tensor], group: dict[str, Any], p: float) -> None:
         directions = [self._direction(param, group) for param in params]
-        layout, form = layout_of(group), group["form"]
+        layouts, form = [self.layout_of(param, group) for param in params], group["form"]
         foreach = group["foreach"] if group["foreach"] is not None else all(param.is_cuda for param in params)
-        function = multi_tensor if foreach else single_tensor
+        segmented = any(isinstance(layout, SegmentLayout) for layout in layouts)
+        function = multi_tensor if foreach and not segmented else single_tensor
         function(
-            [layout.split(param) for param in params],
-            [layout.split(self.state[param][form]) for param in params],
-            [layout.split(direction) for direction in directions],
+            [layout.split(param) for layout, param in zip(layouts, params, strict=True)],
+            [layout.split(self.state[param][form]) for layout, param in zip(layouts, params, strict=True)],
+            [layout.split(direction) for layout, direction in zip(layouts, directions, strict=True)],
             [self._radius(param, group) for param in params],
-            [layout.fan_in_dims(param) for param in params],
+            [layout.fan_in_dims(param) for layout, param in zip(layouts, params, strict=True)],
             p=p,
             eta=float(group["lr"]),
             form=form,
@@ -245,6 +233,10 @@ class LpSGD(Optimizer):
             momentum.mul_(mu).add_(gradient, alpha=1 - group["dampening"])
         return gradient.add(momentum, alpha=mu) if group["nesterov"] else momentum
 
+    def layout_of(self, param: Tensor, group: dict[str, Any]) -> Layout:
+        """Where the neurons of a weight of a group lie, as things stand now."""
+        return self._layouts.get(param) or layout_of(group)
+
     def _radius(self, param: Tensor, group: dict[str, Any]) -> float | Tensor:
         if group["radius"] != "init":
             return float(group["radius"])
@@ -255,6 +247,9 @@ class LpSGD(Optimizer):
         """Bring the state in line with the weights, the mask and p, whoever changed them; costs nothing otherwise."""
         state = self.state[param]
         p = check_exponent(group["p"])
+        resized = group["form"] in state and state[group["form"]].shape != param.shape
+        if resized:
+            state.clear()  # a sparse layer was given other connections, and nobody has carried the state over
         if group["form"] not in state or (group["radius"] == "init" and "radius" not in state):
             self._start(param, group)
         elif self._versions.get(param) != param._version:
@@ -264,40 +259,41 @@ class LpSGD(Optimizer):
         self._versions[param] = param._version
 
     def _start(self, param: Tensor, group: dict[str, Any]) -> None:
-        state, layout, p = self.state[param], layout_of(group), check_exponent(group["p"])
+        state, layout, p = self.state[param], self.layout_of(param, group), check_exponent(group["p"])
         state.pop("primal" if group["form"] == "dual" else "dual", None)
         weights, dims = layout.split(_computable(param)), layout.fan_in_dims(param)
         state["p"] = p
         if group["radius"] == "init":
-            state["radius"] = lp_norm(weights, p, dim=dims, keepdim=True)
+            state["radius"] = radii_of(weights, p, dims)
         unit = project(weights, p, dim=dims)
         point = signed_power(unit, p - 1) if group["form"] == "dual" else unit
         state[group["form"]] = point.reshape(param.shape)
-        layout.split(param).copy_(self._radius(param, group) * unit)
+        layout.split(param).copy_(on_radius(self._radius(param, group), unit, dims))
 
     def _reread(self, param: Tensor, group: dict[str, Any]) -> None:
         """Take over the neurons whose weight is no longer the one that the state gives; the others keep their state."""
-        state, layout, form = self.state[param], layout_of(group), group["form"]
+        state, layout, form = self.state[param], self.layout_of(param, group), group["form"]
         p, dims, mask = state["p"], layout.fan_in_dims(param), self._masks.get(param)
         if mask is not None:
             param.masked_fill_(~mask, 0)
         point, weights = layout.split(state[form]), layout.split(_computable(param))
-        expected = self._radius(param, group) * (signed_power(point, 1 / (p - 1)) if form == "dual" else point)
+        unit = signed_power(point, 1 / (p - 1)) if form == "dual" else point
+        expected = on_radius(self._radius(param, group), unit, dims)
         rounding = torch.finfo(param.dtype).eps + 16 * torch.finfo(point.dtype).eps / min(1.0, p - 1)
         same = torch.isclose(weights, expected, rtol=rounding, atol=torch.finfo(param.dtype).tiny)
         if mask is not None:
             same &= layout.split(mask) | (point == 0)
-        kept = same.all(dims, keepdim=True)
+        kept = spread(~row_any(~same, dims), dims)
         if kept.all():
             return
         unit = project(weights, p, dim=dims)
         taken = signed_power(unit, p - 1) if form == "dual" else unit
         point.copy_(torch.where(kept, point, taken))
-        layout.split(param).copy_(torch.where(kept, weights, self._radius(param, group) * unit))
+        layout.split(param).copy_(torch.where(kept, weights, on_radius(self._radius(param, group), unit, dims)))
 
     def _change_exponent(self, param: Tensor, group: dict[str, Any]) -> None:
         """Move the neurons radially to the sphere of the new p; with radius "init" the weights stay where they are."""
-        state, layout, form = self.state[param], layout_of(group), group["form"]
+        state, layout, form = self.state[param], self.layout_of(param, group), group["form"]
         p, dims = check_exponent(group["p"]), layout.fan_in_dims(param)
         point = layout.split(state[form])
         scaled = signed_power(point, (p - 1) / (state["p"] - 1)) if form == "dual" else point
@@ -305,9 +301,9 @@ class LpSGD(Optimizer):
         state["p"] = p
         point.copy_(moved)
         if group["radius"] == "init":
-            state["radius"] = lp_norm(layout.split(_computable(param)), p, dim=dims, keepdim=True)
+            state["radius"] = radii_of(layout.split(_computable(param)), p, dims)
         else:
-            layout.split(param).copy_(self._radius(param, group) * unit)
+            layout.split(param).copy_(on_radius(self._radius(param, group), unit, dims))
 
     @torch.no_grad()
     def on_topology(self, param: Tensor, mask: Tensor | None, new_dual: Tensor | None = None) -> bool:
@@ -341,27 +337,30 @@ class LpSGD(Optimizer):
             )
         self._synchronise(param, group)
         self._masks[param] = mask
-        state, layout, form, p = self.state[param], layout_of(group), group["form"], check_exponent(group["p"])
+        state, layout, form = self.state[param], self.layout_of(param, group), group["form"]
+        p, dims = check_exponent(group["p"]), layout.fan_in_dims(param)
         if "momentum_buffer" in state:
             state["momentum_buffer"].masked_fill_(~mask, 0)
-        dims = layout.fan_in_dims(param)
         changed = ~mask & ((state[form] != 0) | (param != 0))
         if new_dual is not None:
             changed |= new_dual != 0
-        changed = layout.split(changed).any(dims, keepdim=True)  # the other neurons stay as they are, to the last bit
+        changed = spread(
+            row_any(layout.split(changed), dims), dims
+        )  # the other neurons stay as they are, to the last bit
         if not changed.any():
             return True
         point = state[form].masked_fill_(~mask, 0)
         split = layout.split(point)
         if new_dual is not None:
             size = split.abs() if form == "dual" else split.abs().pow(p - 1)
-            mean = size.sum(dims, keepdim=True) / (split != 0).sum(dims, keepdim=True).clamp(min=1)
-            start = layout.split(new_dual).to(point) * mean
+            mean = row_sums(size, dims) / row_sums((split != 0).to(size), dims).clamp(min=1)
+            start = layout.split(new_dual).to(point) * spread(mean, dims)
             split.add_(start if form == "dual" else signed_power(start, 1 / (p - 1)))
         moved, unit = on_spheres(split, p, form, dims)
         split.copy_(torch.where(changed, moved, split))
         weights = layout.split(param)
-        weights.copy_(torch.where(changed, (self._radius(param, group) * unit).to(param.dtype), weights))
+        moved = on_radius(self._radius(param, group), unit, dims).to(param.dtype)
+        weights.copy_(torch.where(changed, moved, weights))
         self._versions[param] = param._version
         return True
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lpsphere.kernels import ConnectionIndex
-from lpsphere.neurons import NeuronLayout, NeuronWeight
+from lpsphere.neurons import NeuronLayout, NeuronWeight, SegmentLayout
 from lpsphere.sparse.product import sparse_product
 from lpsphere.sparse.structure import (
     check_saved_structure,
@@ -49,11 +49,11 @@ class SparseLinear(nn.Module):
     `FeatureMajorBatchNorm1d`.
 
     **Changing the structure.** `set_structure` exchanges the connections; `load_state_dict` takes over those of the
-    state, however many. In both cases ``weight`` stays the same Parameter, with another shape, so that an optimizer
-    keeps it; what state the optimizer has for it does not fit any more and must be cleared.
+    state. In both cases ``weight`` stays the same Parameter, with another shape, so that an optimizer keeps it; what
+    state the optimizer has for it does not fit any more and must be cleared, which topology methods see to.
 
-    `lpsphere.neurons.select` leaves the layer out: its neurons are of different lengths, which no
-    `lpsphere.NeuronLayout` describes.
+    **Training.** `lpsphere.neurons.select` finds the layer, so that `lpsphere.param_groups`, `lpsphere.LpSGD`,
+    `lpsphere.summary` and the topology methods take it as they take ``nn.Linear``.
 
     Attributes:
         weight: Parameter of shape (connections,): neuron by neuron, by ascending feature. A connection whose weight
@@ -94,6 +94,8 @@ class SparseLinear(nn.Module):
     bias: nn.Parameter | None
     row_pointers: Tensor
     columns: Tensor
+    _factors: list[tuple[Tensor, Tensor]] | None = None
+    """dY and X of the backward passes since the gradient was zeroed, while they are kept."""
 
     def __init__(
         self,
@@ -215,6 +217,27 @@ class SparseLinear(nn.Module):
         neurons = torch.arange(self.out_features, dtype=torch.int32, device=self.row_pointers.device)
         return neurons.repeat_interleave(self.row_pointers.diff())
 
+    def neuron_rows(self, name: str) -> SegmentLayout | None:
+        """Where the neurons lie in the parameter of that name."""
+        return SegmentLayout(self) if name == "weight" else None
+
+    def keep_factors(self, keep: bool) -> None:
+        """Whether backward passes from now on keep dY and X, of which dY X' is the gradient of all weights.
+
+        Methods that grow connections by it ask for them at the steps at which they do. Forgets what was kept.
+        """
+        self._factors = [] if keep else None
+
+    def gradient_factors(self) -> tuple[Tensor, Tensor] | None:
+        """dY, shape (out_features, samples), and X, shape (in_features, samples), of all samples in ``weight.grad``.
+
+        None if they were not kept.
+        """
+        if not self._factors:
+            return None
+        dys, xs = zip(*self._factors, strict=True)
+        return torch.cat(dys, 1), torch.cat(xs, 1)
+
     @torch.no_grad()
     def set_structure(self, rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
         """Replace the connections, in place: ``weight`` stays the same Parameter; its gradient is discarded.
@@ -273,7 +296,19 @@ class SparseLinear(nn.Module):
         kind = self._check_input(input, weight)
         x = _in_type(input, kind).reshape(math.prod(input.shape[:-1]), self.in_features).t().contiguous()
         y = sparse_product(self._index(), x, _in_type(weight, kind), None if bias is None else _in_type(bias, kind))
+        if self._factors is not None and y.requires_grad and weight.requires_grad:
+            self._keep_factors_of(y, x.detach())
         return _in_type(y.t().reshape(*input.shape[:-1], self.out_features), input.dtype)
+
+    def _keep_factors_of(self, y: Tensor, x: Tensor) -> None:
+        if self._factors and (self.weight.grad is None or not self.weight.grad.any()):
+            self._factors.clear()  # they are of gradients that were zeroed since, such as those of a skipped step
+
+        def keep(dy: Tensor) -> None:
+            if self._factors is not None:
+                self._factors.append((dy.detach().contiguous(), x))
+
+        y.register_hook(keep)  # type: ignore[no-untyped-call]
 
     def _check_input(self, input: Tensor, weight: Tensor) -> torch.dtype:
         """The type to compute in."""
@@ -332,7 +367,8 @@ class SparseLinear(nn.Module):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_indexed": None}  # arrays that share memory with these buffers, not with a copy's
+        # arrays that share memory with these buffers, not with a copy's; and a copy has no method that asks for factors
+        return {**self.__dict__, "_indexed": None, "_factors": None}
 
     def extra_repr(self) -> str:
         """Sizes, connections and sparsity, for ``print``."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,59 +26,30 @@ from lpsphere.topology.checks import (
     check_owned,
     check_rules,
     check_saved,
+    check_sparse_layers,
     check_sparsity,
     unwrap,
 )
+from lpsphere.topology.counts import Event, Pool
 from lpsphere.topology.distributions import check_distribution
+from lpsphere.topology.exchange import Exchange, MaskExchange, PlaceExchange
 from lpsphere.topology.granularity import Granularity
-from lpsphere.topology.masks import buffer_name, lowest, scatter, set_mask, top_of_group
+from lpsphere.topology.growth import Gradient, absent_from
+from lpsphere.topology.masks import buffer_name, lowest, set_mask
+from lpsphere.topology.places import (
+    fresh_values,
+    has_places,
+    places_of,
+    reconnect,
+    saved_places,
+    saved_structure,
+    sparse_mask,
+)
 from lpsphere.topology.schedules import UpdateSchedule, half_cosine
-from lpsphere.topology.start import first_masks
+from lpsphere.topology.start import first_connections
 from lpsphere.topology.steps import MaskedSteps
 
 __all__ = ["Event", "Pool", "Topology"]
-
-
-@dataclass(frozen=True)
-class Event:
-    """One update of the topology.
-
-    Attributes:
-        step: Optimizer steps taken.
-        sparsity: Sparsity after it, over the selected weights.
-        threshold: The largest score that was dropped (relative magnitude for `SemiPruning`); 0 if none was.
-        dropped: Connections of each layer that exist no more.
-        regrown: Connections of each layer that did not exist before.
-    """
-
-    step: int
-    sparsity: float
-    threshold: float
-    dropped: dict[str, int]
-    regrown: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Pool:
-    """What is ranked together, one layer or the whole network, in units: connections, or blocks of them.
-
-    Attributes:
-        units: N, all of them.
-        active: A, those that exist.
-        fewest: F, those that must stay.
-        start: Those that existed when the method was attached.
-        goal: Those that exist at the target sparsity.
-    """
-
-    units: int
-    active: int
-    fewest: int
-    start: int
-    goal: int
-
-    def at(self, sparsity: float) -> int:
-        """T, the units at a sparsity."""
-        return max(round(self.units * (1 - sparsity)), self.fewest)
 
 
 class Topology(MaskedSteps):
@@ -94,7 +65,7 @@ class Topology(MaskedSteps):
         sparsity: Target sparsity over the selected weights, in [0, 1).
         total_steps: Optimizer steps of the whole training.
         initial_sparsity: Sparsity of the random mask at the start, capped at the target; None: the target; "keep":
-            the connections whose weights are not zero, or that existing masks allow.
+            the connections whose weights are not zero, that existing masks allow, or that a sparse layer holds.
         begin: Fraction of training at the first update.
         end: Fraction of training at the last update.
         every: Optimizer steps between updates; None: max(1, min(40, total_steps // 100)), and at least 10 where an
@@ -117,6 +88,10 @@ class Topology(MaskedSteps):
 
     regrows_dropped: ClassVar[bool] = True
     """Whether what an update drops may be grown back by it; the sparsity of such a method is constant."""
+    grows_at_random: ClassVar[bool] = False
+    """Whether its grow scores are uniform random numbers, which need not all be drawn where a layer is large."""
+    needs_dense: ClassVar[bool] = False
+    """Whether it chooses among the weights of a dense network, which layers that hold only connections do not have."""
 
     def __init__(
         self,
@@ -150,11 +125,12 @@ class Topology(MaskedSteps):
         self._finalized = False
         self._generator = torch.Generator().manual_seed(seed)
         self._callbacks: list[Callable[[Event], None]] = []
+        check_sparse_layers(self.layers, self.granularity, type(self).__name__, self.needs_dense)
         check_feasible(self.layers, self.granularity, self.target, self.min_fan_in)
         check_rules(self.layers, self.ranking, type(self).__name__)
         check_owned(self.layers, self.optimizer)
         self._check_alone()
-        masks, self._starts, self._goals = first_masks(
+        found, self._starts, self._goals = first_connections(
             self.layers,
             self.granularity,
             initial_sparsity,
@@ -165,8 +141,11 @@ class Topology(MaskedSteps):
             generator=self._generator,
         )
         self.check_start(1 - sum(self._starts) / sum(map(self.granularity.units, self.layers)))
-        for neuron, mask in zip(self.layers, masks, strict=True):
-            set_mask(neuron, mask.to(neuron.weight.device))
+        for neuron, connections in zip(self.layers, found, strict=True):
+            if has_places(neuron):
+                self._place_first(neuron, connections, seed)
+            else:
+                set_mask(neuron, connections.to(neuron.weight.device))
         self.initial_sparsity = self.sparsity
         self._attach()
 
@@ -214,18 +193,22 @@ class Topology(MaskedSteps):
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """The masks by parameter name, bool in the shape of the weights: True where the connection exists."""
-        return {neuron.name: self._mask(neuron) for neuron in self.layers}
+        """The masks by parameter name, bool, (neurons, ...): True where the connection exists.
+
+        In the shape of the weights; that of a layer which holds only its connections is a new tensor in torch's COO
+        format, of which ``to_dense()`` makes a mask.
+        """
+        return {n.name: sparse_mask(n) if has_places(n) else self._mask(n) for n in self.layers}
 
     @property
     def weights(self) -> int:
         """N, the number of selected weights."""
-        return sum(neuron.weight.numel() for neuron in self.layers)
+        return sum(neuron.size for neuron in self.layers)
 
     @property
     def connections(self) -> int:
         """A, the number of connections that exist: a count of masks, since weights may underflow to 0."""
-        return sum(int(mask.sum()) for mask in self.masks.values())
+        return sum(map(self._connections_of, self.layers))
 
     @property
     def sparsity(self) -> float:
@@ -263,7 +246,7 @@ class Topology(MaskedSteps):
             "overdue": self._overdue,
             "schedule": asdict(self.schedule),
             "generator": self._generator.get_state(),
-            "masks": {name: mask.clone() for name, mask in self.masks.items()},
+            "masks": {n.name: saved_structure(n) if has_places(n) else self._mask(n).clone() for n in self.layers},
             "events": [asdict(event) for event in self.events],
         }
 
@@ -279,7 +262,8 @@ class Topology(MaskedSteps):
         Raises:
             ValueError: If it is another method's, or another network's.
         """
-        check_saved(state, type(self).__name__, self.masks)
+        shapes = {n.name: (*n.shape, "held") if has_places(n) else tuple(self._mask(n).shape) for n in self.layers}
+        check_saved(state, type(self).__name__, shapes)
         self.target, self.initial_sparsity = state["target"], state["initial_sparsity"]
         self.drop_fraction, self.min_fan_in = state["drop_fraction"], state["min_fan_in"]
         self.granularity, self.ranking = Granularity.parse(state["granularity"]), state["ranking"]
@@ -289,9 +273,14 @@ class Topology(MaskedSteps):
         self._generator.set_state(state["generator"].cpu())
         self.events = [Event(**event) for event in state["events"]]
         for neuron in self.layers:
-            set_mask(neuron, state["masks"][neuron.name])
+            saved = state["masks"][neuron.name]
+            if has_places(neuron):
+                self._place(neuron, saved_places(saved).to(neuron.weight.device))
+            else:
+                set_mask(neuron, saved)
         self._taken, self._gradients = None, None
         self._mark_stale()
+        self._keep_factors()
 
     @torch.no_grad()
     def finalize(self) -> nn.Module:
@@ -317,33 +306,28 @@ class Topology(MaskedSteps):
                 LpSphereWarning,
                 stacklevel=2,
             )
-        for neuron in self.layers:
+        for neuron in self._masked:
             neuron.weight.masked_fill_(~self._mask(neuron), 0)
         self.detach()
         self._finalized = True
-        for neuron in self.layers:
+        for neuron in self._masked:
             del neuron.module._buffers[buffer_name(neuron)]
         return self.model
 
-    def _update(self, gradients: list[Tensor | None]) -> None:
-        new_masks, starts, threshold = self._exchange(gradients)
+    def _update(self, gradients: list[Gradient | None]) -> None:
+        exchanges, threshold = self._exchange(gradients)
         dropped, regrown = {}, {}
-        for neuron, new_mask, start in zip(self.layers, new_masks, starts, strict=True):
-            mask = self._mask(neuron)
-            changed = new_mask ^ mask
-            dropped[neuron.name] = int((changed & mask).sum())
-            regrown[neuron.name] = int((changed & new_mask).sum())
-            set_mask(neuron, new_mask)
-            self._apply_mask(neuron, changed, start)
+        for i, neuron in enumerate(self.layers):
+            dropped[neuron.name], regrown[neuron.name] = self._carry_out(neuron, exchanges.get(i))
         event = Event(self._step, self.sparsity, threshold, dropped, regrown)
         self.events.append(event)
         for function in self._callbacks:
             function(event)
 
-    def _exchange(self, gradients: list[Tensor | None]) -> tuple[list[Tensor], list[Tensor | None], float]:
-        """The new masks, where new connections start, and the largest score dropped."""
-        masks, largest = [self._mask(neuron) for neuron in self.layers], 0.0
-        starts: list[Tensor | None] = [None] * len(masks)
+    def _exchange(self, gradients: list[Gradient | None]) -> tuple[dict[int, Exchange], float]:
+        """What each layer, by index, gives up and gets, if it is not left alone; and the largest score dropped."""
+        exchanges: dict[int, Exchange] = {}
+        largest = 0.0
         for pool in self._pools():
             counts = self._count(pool)
             moving = [i for i in pool if gradients[i] is not None]
@@ -352,41 +336,61 @@ class Topology(MaskedSteps):
                     continue
                 pool, counts = moving, self._count(moving)  # the others, such as frozen ones, are left alone
                 counts = replace(counts, goal=counts.active)
-            kept, threshold, grow, scores = self._drop_then_grow(pool, counts, gradients)
-            for i, keep, new, score in zip(pool, kept, grow, scores, strict=True):
-                masks[i] = self.granularity.spread(self.layers[i], keep | new)
-                starts[i] = self.new_weights(score, masks[i] & ~self._mask(self.layers[i]))
-            largest = max(largest, threshold)
-        return masks, starts, largest
+            those = [self._exchange_of(self.layers[i]) for i in pool]
+            largest = max(largest, self._drop_then_grow(those, counts, [gradients[i] for i in pool]))
+            exchanges |= zip(pool, those, strict=True)
+        return exchanges, largest
 
-    def _drop_then_grow(
-        self, pool: Sequence[int], counts: Pool, gradients: list[Tensor | None]
-    ) -> tuple[list[Tensor], float, list[Tensor], list[Tensor]]:
-        """Of layers that are ranked together: units kept, the largest score dropped, units grown, scores of weights."""
-        layers, grid = [self.layers[i] for i in pool], self.granularity.grid
-        device = layers[0].weight.device
-        active = [grid(neuron, self._mask(neuron)) for neuron in layers]
-        size = [grid(n, self.drop_scores(n, self._mask(n)).float()) for n in layers]
-        free = [
-            units & ~top_of_group(score, units, self._fewest_in_group(neuron))
-            for neuron, units, score in zip(layers, active, size, strict=True)
-        ]
-        candidates = torch.cat([score[f].to(device) for score, f in zip(size, free, strict=True)])
+    def _exchange_of(self, neuron: NeuronWeight) -> Exchange:
+        kind = PlaceExchange if has_places(neuron) else MaskExchange
+        return kind(self, neuron, self._fewest_in_group(neuron))
+
+    def _drop_then_grow(self, those: list[Exchange], counts: Pool, gradients: list[Gradient | None]) -> float:
+        """Choose among layers that are ranked together; returns the largest score dropped."""
+        device = those[0].neuron.weight.device
+        of_layers = [exchange.candidates().to(device) for exchange in those]
+        candidates = torch.cat(of_layers)
         drops, grows = self.budget(self.schedule.progress(self._step), counts, candidates)
         dropped = lowest(candidates, drops)
-        kept = [units & ~drop for units, drop in zip(active, scatter(dropped, free), strict=True)]
-        scores = [
-            torch.zeros_like(neuron.weight) if gradient is None else self.grow_scores(neuron, gradient)
-            for neuron, gradient in zip(layers, [gradients[i] for i in pool], strict=True)
+        for exchange, chosen in zip(those, torch.split(dropped, list(map(len, of_layers))), strict=True):
+            exchange.drop(chosen)
+        of_layers = [
+            exchange.openings(gradient, grows).to(device) for exchange, gradient in zip(those, gradients, strict=True)
         ]
-        appeal = [grid(neuron, score.float().abs()) for neuron, score in zip(layers, scores, strict=True)]
-        open_ = [~units for units in (kept if self.regrows_dropped else active)]
-        if self.regrows_dropped and self.granularity.pattern is not None:
-            room = [self.granularity.pattern[0] - units.sum(1) for units in kept]
-            open_ = [top_of_group(a, o, r) for a, o, r in zip(appeal, open_, room, strict=True)]
-        openings = torch.cat([a[o].to(device) for a, o in zip(appeal, open_, strict=True)])
-        grown = scatter(lowest(-openings, grows), open_)
-        return kept, float(candidates[dropped].max()) if drops else 0.0, grown, scores
+        grown = lowest(-torch.cat(of_layers), grows)
+        for exchange, chosen in zip(those, torch.split(grown, list(map(len, of_layers))), strict=True):
+            exchange.grow(chosen)
+        return float(candidates[dropped].max()) if drops else 0.0
+
+    def _carry_out(self, neuron: NeuronWeight, exchange: Exchange | None) -> tuple[int, int]:
+        """Do what was chosen; returns how many connections exist no more, and how many are new."""
+        if isinstance(exchange, PlaceExchange):
+            return reconnect(self.optimizer, neuron, exchange.places, self._fresh_state, starts=exchange.starts)
+        if has_places(neuron):
+            return 0, 0
+        mask = self._mask(neuron)
+        new_mask, starts = (exchange.mask, exchange.starts) if isinstance(exchange, MaskExchange) else (mask, None)
+        changed = new_mask ^ mask
+        counts = int((changed & mask).sum()), int((changed & new_mask).sum())
+        set_mask(neuron, new_mask)
+        self._apply_mask(neuron, changed, starts)
+        return counts
+
+    def _place_first(self, neuron: NeuronWeight, places: Tensor, seed: int) -> None:
+        """Give a layer the connections to start from; those that it had keep their weights."""
+        if torch.equal(places, places_of(neuron)):
+            return
+        lacking = int(absent_from(places, places_of(neuron)).sum())
+        values = fresh_values(neuron, lacking, seed) if lacking else None
+        reconnect(self.optimizer, neuron, places, self._fresh_state, values=values)
+
+    def _place(self, neuron: NeuronWeight, places: Tensor) -> None:
+        """Give a layer saved connections; its weights, and the optimizer's state, may be loaded before or after."""
+        if not torch.equal(places, places_of(neuron)):
+            reconnect(None if self._loaded else self.optimizer, neuron, places, self._fresh_state)
+
+    def _connections_of(self, neuron: NeuronWeight) -> int:
+        return neuron.weight.numel() if has_places(neuron) else int(self._mask(neuron).sum())
 
     def _pools(self) -> list[list[int]]:
         """The layers, by index, that are ranked together."""
@@ -397,7 +401,7 @@ class Topology(MaskedSteps):
         layers = [self.layers[i] for i in pool]
         return Pool(
             units=sum(self.granularity.units(neuron) for neuron in layers),
-            active=sum(int(self._mask(neuron).sum()) for neuron in layers) // self.granularity.unit,
+            active=sum(map(self._connections_of, layers)) // self.granularity.unit,
             fewest=sum(self.granularity.fewest(neuron, self.min_fan_in) for neuron in layers),
             start=sum(self._starts[i] for i in pool),
             goal=sum(self._goals[i] for i in pool),

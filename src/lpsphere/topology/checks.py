@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from lpsphere.neurons import NeuronWeight
+from lpsphere.neurons import NeuronWeight, SegmentLayout
 from lpsphere.topology.granularity import Granularity
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "check_owned",
     "check_rules",
     "check_saved",
+    "check_sparse_layers",
     "check_sparsity",
     "unwrap",
 ]
@@ -91,7 +92,7 @@ def check_feasible(layers: list[NeuronWeight], granularity: Granularity, sparsit
     if not layers:
         raise ValueError("no layer is left to make sparse: every selected weight has a rule with sparse=False")
     granularity.check(layers, sparsity, min_fan_in)
-    weights = sum(neuron.weight.numel() for neuron in layers)
+    weights = sum(neuron.size for neuron in layers)
     fewest = sum(granularity.fewest(neuron, min_fan_in) for neuron in layers) * granularity.unit
     left = round(weights / granularity.unit * (1 - sparsity)) * granularity.unit
     if left < fewest:
@@ -117,8 +118,39 @@ def check_rules(layers: Sequence[NeuronWeight], ranking: str, method: str) -> No
         )
 
 
-def check_saved(state: dict[str, Any], method: str, masks: dict[str, Tensor]) -> None:
+def check_sparse_layers(layers: Sequence[NeuronWeight], granularity: Granularity, method: str, dense: bool) -> None:
+    """Refuse layers that hold only their connections where more is needed.
+
+    Args:
+        layers: The layers.
+        granularity: What exists or not as one.
+        method: The method's name.
+        dense: Whether it needs the weights of a dense network.
+
+    Raises:
+        ValueError: If it does, or if it is not single weights that come and go.
+    """
+    held = [neuron.name for neuron in layers if isinstance(neuron.layout, SegmentLayout)]
+    if held and dense:
+        raise ValueError(
+            f"{method} chooses among the weights of a dense network, and {held[0]} holds only its connections: use "
+            f"SemiPruning, RigL, SET or Static with it, or give {method} nn.Linear layers and make them sparse "
+            "afterwards with SparseLinear.from_dense"
+        )
+    if held and granularity != Granularity():
+        raise ValueError(
+            f'granularity "{granularity}" needs dense weights with masks, and {held[0]} holds only its connections: '
+            'leave it at "weight", or use nn.Linear layers'
+        )
+
+
+def check_saved(state: dict[str, Any], method: str, shapes: dict[str, tuple[Any, ...]]) -> None:
     """Refuse a saved state of another method or another network, or one without masks.
+
+    Args:
+        state: The state.
+        method: The name of the method that takes it.
+        shapes: The shapes of its masks; the numbers of neurons and weights where only connections are held, and "held".
 
     Raises:
         ValueError: If it is one.
@@ -133,14 +165,17 @@ def check_saved(state: dict[str, Any], method: str, masks: dict[str, Tensor]) ->
             "the saved topology has no masks: give it what state_dict() returned. Without one, load the model and "
             'attach the method with initial_sparsity="keep"'
         )
-    saved = {name: tuple(mask.shape) for name, mask in state["masks"].items()}
-    ours = {name: tuple(mask.shape) for name, mask in masks.items()}
-    if saved != ours:
-        differing = sorted(set(saved.items()) ^ set(ours.items()))[:4]
+    saved = {name: _shape(mask) for name, mask in state["masks"].items()}
+    if saved != shapes:
+        differing = sorted(set(saved.items()) ^ set(shapes.items()), key=str)[:4]
         raise ValueError(
             f"the saved masks are those of another network or selection; they differ in {differing}: build the same "
             "network, and give the method the same rules and include_last"
         )
+
+
+def _shape(saved: Any) -> tuple[Any, ...]:
+    return tuple(saved.shape) if isinstance(saved, Tensor) else (*saved["shape"], "held")
 
 
 def check_owned(layers: Sequence[NeuronWeight], optimizer: Optimizer) -> None:

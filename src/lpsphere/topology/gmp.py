@@ -44,6 +44,7 @@ class GMP(Topology):
     """
 
     regrows_dropped = False
+    needs_dense = True
     uses_gradient = False
 
     def __init__(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -12,11 +10,10 @@ from lpsphere.neurons import NeuronWeight
 __all__ = [
     "apply_masks",
     "buffer_name",
-    "existing_masks",
+    "existing_mask",
     "get_mask",
     "lowest",
     "random_units",
-    "scatter",
     "set_mask",
     "top_of_group",
 ]
@@ -98,16 +95,6 @@ def top_of_group(scores: Tensor, among: Tensor, count: int | Tensor) -> Tensor:
     return torch.zeros_like(among).scatter_(1, order, first.expand(order.shape)) & among
 
 
-def scatter(chosen: Tensor, among: Sequence[Tensor]) -> list[Tensor]:
-    """A choice among the True entries of several masks, laid end to end, as masks."""
-    chosen_in = []
-    for mask, part in zip(among, torch.split(chosen, [int(mask.sum()) for mask in among]), strict=True):
-        entries = torch.zeros_like(mask)
-        entries[mask] = part.to(mask.device)
-        chosen_in.append(entries)
-    return chosen_in
-
-
 def random_units(shape: tuple[int, int], count: int, fewest: int, generator: torch.Generator) -> Tensor:
     """Uniformly random units: exactly ``count``, and at least ``fewest`` in every group.
 
@@ -127,7 +114,7 @@ def random_units(shape: tuple[int, int], count: int, fewest: int, generator: tor
     return lowest(scores.flatten(), count).view(shape)
 
 
-def existing_masks(layers: Sequence[NeuronWeight]) -> list[Tensor]:
-    """The masks that the layers have; where there is none, the weights that are not zero."""
-    masks = [(neuron, get_mask(neuron)) for neuron in layers]
-    return [neuron.weight.detach() != 0 if mask is None else mask for neuron, mask in masks]
+def existing_mask(neuron: NeuronWeight) -> Tensor:
+    """The mask that the layer has; if there is none, the weights that are not zero."""
+    mask = get_mask(neuron)
+    return neuron.weight.detach() != 0 if mask is None else mask

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from lpsphere.geometry import lp_norm
+from lpsphere.geometry import lp_norm, row_sums, spread
 from lpsphere.neurons import NeuronWeight, Rule
 from lpsphere.topology.base import Pool, Topology
 from lpsphere.topology.checks import check_choice, check_fraction
@@ -132,8 +132,8 @@ class SemiPruning(Topology):
         weight, active = neuron.layout.split(neuron.weight.float()), neuron.layout.split(mask)
         dims = neuron.layout.fan_in_dims(mask)
         size = weight.abs()
-        mean = size.sum(dims, keepdim=True) / active.sum(dims, keepdim=True).clamp(min=1)
-        return (size / torch.where(mean == 0, torch.ones_like(mean), mean)).reshape(mask.shape)
+        mean = row_sums(size, dims) / row_sums(active.float(), dims).clamp(min=1)
+        return (size / spread(torch.where(mean == 0, torch.ones_like(mean), mean), dims)).reshape(mask.shape)
 
     def grow_scores(self, neuron: NeuronWeight, gradient: Tensor) -> Tensor:
         """|g| of each neuron scaled to unit root mean square; the sign is kept for `new_weights`."""

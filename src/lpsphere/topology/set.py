@@ -21,6 +21,7 @@ class SET(Topology):
     """
 
     uses_gradient = False
+    grows_at_random = True
 
     def drop_scores(self, neuron: NeuronWeight, mask: Tensor) -> Tensor:
         """The magnitudes of the weights."""
@@ -28,5 +29,4 @@ class SET(Topology):
 
     def grow_scores(self, neuron: NeuronWeight, gradient: Tensor) -> Tensor:
         """Uniformly random."""
-        scores = torch.rand(neuron.weight.shape, generator=self._generator)
-        return scores.to(neuron.weight.device)
+        return torch.rand(gradient.shape, generator=self._generator).to(neuron.weight.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.optim.optimizer import Optimizer
 
 from lpsphere.neurons import NeuronWeight, Rule
 from lpsphere.topology.base import Pool, Topology
+from lpsphere.topology.growth import Gradient
 from lpsphere.topology.schedules import UpdateSchedule
 
 __all__ = ["SNIP"]
@@ -46,6 +47,7 @@ class SNIP(Topology):
 
     replaces_step = True
     regrows_dropped = False
+    needs_dense = True
 
     def __init__(
         self,
@@ -87,13 +89,14 @@ class SNIP(Topology):
         )
         self.schedule = UpdateSchedule(first=1, last=batches, every=1)
 
-    def _update(self, gradients: list[Tensor | None]) -> None:
-        full = [g if g is None or g.dtype == torch.float64 else g.float() for g in gradients]
+    def _update(self, gradients: list[Gradient | None]) -> None:
+        dense = cast("list[Tensor | None]", gradients)
+        full = [g if g is None or g.dtype == torch.float64 else g.float() for g in dense]
         sums = full if self._sums is None else [_add(a, b) for a, b in zip(self._sums, full, strict=True)]
         self._sums, self._summed = sums, self._summed + 1
         self._overdue = self._summed < self.batches
         if not self._overdue:
-            super()._update(sums)
+            super()._update(list(sums))
             self._sums = None
 
     def budget(self, progress: float, pool: Pool, drop_scores: Tensor) -> tuple[int, int]:

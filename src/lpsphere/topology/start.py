@@ -1,20 +1,23 @@
-"""What a method starts from: the units of each layer at a sparsity, and the first masks. Changes nothing."""
+"""What a method starts from: the units of each layer at a sparsity, and the first connections. Changes nothing."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lpsphere.neurons import NeuronWeight
+from lpsphere.neurons import LpSphereWarning, NeuronWeight
 from lpsphere.topology.checks import check_sparsity
 from lpsphere.topology.distributions import layer_units
 from lpsphere.topology.granularity import Granularity
-from lpsphere.topology.masks import existing_masks, get_mask, random_units
+from lpsphere.topology.growth import random_places
+from lpsphere.topology.masks import existing_mask, get_mask, random_units
+from lpsphere.topology.places import has_places, places_of
 
-__all__ = ["first_masks", "units_at"]
+__all__ = ["first_connections", "units_at"]
 
 
 def units_at(
@@ -62,10 +65,10 @@ def units_at(
             f"{sparsity:g} of the network asks for {total:,}: pass one from {1 - sum(upper) / sum(sizes):.10g} to "
             f"{1 - sum(lower) / sum(sizes):.10g}, or change the rules"
         )
-    return layer_units([neuron.weight.shape for neuron in layers], total, lower, upper, distribution)
+    return layer_units([neuron.shape for neuron in layers], total, lower, upper, distribution)
 
 
-def first_masks(
+def first_connections(
     layers: Sequence[NeuronWeight],
     granularity: Granularity,
     initial: float | Literal["keep"] | None,
@@ -76,7 +79,7 @@ def first_masks(
     constant: bool,
     generator: torch.Generator,
 ) -> tuple[list[Tensor], list[int], list[int]]:
-    """The masks a method starts from.
+    """The connections a method starts from.
 
     Args:
         layers: The layers.
@@ -89,23 +92,25 @@ def first_masks(
         generator: Where the randomness comes from.
 
     Returns:
-        Masks in the shapes of the weights, their units in each layer, and the units of each layer at the target.
+        Masks in the shapes of the weights, or the places of a layer that holds only its connections, int64; their units
+        in each layer, and the units of each layer at the target.
 
     Raises:
         TypeError, ValueError: If ``initial`` is out of range, or what exists does not fit.
     """
     if initial == "keep":
-        masks = existing_masks(layers)
-        units = [granularity.grid(neuron, mask) for neuron, mask in zip(layers, masks, strict=True)]
-        _check_kept(layers, granularity, masks, constant)
-        starts = [int(grid.sum()) for grid in units]
+        found = [places_of(neuron) if has_places(neuron) else existing_mask(neuron) for neuron in layers]
+        starts = [
+            len(has) if has_places(neuron) else _units_kept(neuron, granularity, has, constant)
+            for neuron, has in zip(layers, found, strict=True)
+        ]
         every, fewest = sum(map(granularity.units, layers)), sum(granularity.fewest(n, min_fan_in) for n in layers)
         if sum(starts) < max(round(every * (1 - target)), fewest):
             raise ValueError(
                 f'initial_sparsity="keep" starts at {1 - sum(starts) / every:.4f}, above the target {target:g}: raise '
                 f"sparsity to {1 - sum(starts) / every:.10g}, or leave initial_sparsity out"
             )
-        return masks, starts, units_at(layers, granularity, target, min_fan_in, distribution, most=starts)
+        return found, starts, units_at(layers, granularity, target, min_fan_in, distribution, most=starts)
     if any(get_mask(neuron) is not None for neuron in layers):
         raise ValueError(
             "the model has masks already: finalize() the method that made them, or detach() it and continue from them "
@@ -119,32 +124,48 @@ def first_masks(
     goals = units_at(layers, granularity, target, min_fan_in, distribution)
     starts = goals
     if start != target:  # a layer whose sparsity a rule fixes starts like the others
-        shapes, sizes = [neuron.weight.shape for neuron in layers], [granularity.units(neuron) for neuron in layers]
+        shapes, sizes = [neuron.shape for neuron in layers], [granularity.units(neuron) for neuron in layers]
         total = max(round(sum(sizes) * (1 - start)), sum(goals))
         starts = layer_units(shapes, total, goals, sizes, distribution)
-    masks = [
-        granularity.spread(
-            neuron,
-            random_units(granularity.shape(neuron), count, granularity.fewest_in_group(neuron, min_fan_in), generator),
-        )
+    _warn_of_growth(layers, starts)
+    drawn = [
+        _random(neuron, granularity, count, granularity.fewest_in_group(neuron, min_fan_in), generator)
         for neuron, count in zip(layers, starts, strict=True)
     ]
-    return masks, starts, goals
+    return drawn, starts, goals
 
 
-def _check_kept(
-    layers: Sequence[NeuronWeight], granularity: Granularity, masks: Sequence[Tensor], constant: bool
-) -> None:
-    for neuron, mask in zip(layers, masks, strict=True):
-        units = granularity.grid(neuron, mask)
-        fits = torch.equal(granularity.spread(neuron, units), mask)
-        if granularity.pattern is not None:
-            counts = units.sum(1)
-            fits = bool(
-                (counts == granularity.pattern[0]).all() if constant else (counts >= granularity.pattern[0]).all()
+def _warn_of_growth(layers: Sequence[NeuronWeight], starts: Sequence[int]) -> None:
+    for neuron, count in zip(layers, starts, strict=True):
+        held = neuron.weight.numel()
+        if has_places(neuron) and count > held:
+            warnings.warn(
+                f"{neuron.name} holds {held:,} connections and is given {count:,} to start from: pass "
+                'initial_sparsity="keep" to start from those that it has',
+                LpSphereWarning,
+                stacklevel=4,
             )
-        if not fits:
-            raise ValueError(
-                f'the connections of {neuron.name} are not {granularity}: leave initial_sparsity="keep" out, or use '
-                "the granularity that made them"
-            )
+
+
+def _random(
+    neuron: NeuronWeight, granularity: Granularity, count: int, fewest: int, generator: torch.Generator
+) -> Tensor:
+    """Random connections: a mask, or places."""
+    if has_places(neuron):
+        return random_places(neuron, count, fewest, generator)
+    return granularity.spread(neuron, random_units(granularity.shape(neuron), count, fewest, generator))
+
+
+def _units_kept(neuron: NeuronWeight, granularity: Granularity, mask: Tensor, constant: bool) -> int:
+    """The number of units of an existing mask, which must be one of the granularity."""
+    units = granularity.grid(neuron, mask)
+    fits = torch.equal(granularity.spread(neuron, units), mask)
+    if granularity.pattern is not None:
+        counts = units.sum(1)
+        fits = bool((counts == granularity.pattern[0]).all() if constant else (counts >= granularity.pattern[0]).all())
+    if not fits:
+        raise ValueError(
+            f'the connections of {neuron.name} are not {granularity}: leave initial_sparsity="keep" out, or use '
+            "the granularity that made them"
+        )
+    return int(units.sum())

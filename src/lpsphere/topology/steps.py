@@ -1,8 +1,9 @@
 """Masks kept through the steps of any torch optimizer, by its step hooks; and when a step is one that updates them.
 
 The order of a step: gradients complete -> dense gradients kept at an update -> gradients masked -> optimizer step
-(none, where the update replaces it) -> weights masked -> the update. Knows layers, masks and optimizer state; which
-connections exist is decided by its subclasses.
+(none, where the update replaces it) -> weights masked -> the update. A layer that holds only its connections needs no
+masking; it is asked to keep the factors of its dense gradient when the step that comes is an update. Knows layers,
+masks and optimizer state; which connections exist is decided by its subclasses.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from lpsphere.geometry import row_sums
 from lpsphere.neurons import LpSphereWarning, NeuronWeight
+from lpsphere.topology.growth import FactoredGradient, Gradient
 from lpsphere.topology.masks import get_mask
+from lpsphere.topology.places import clear_misfits, has_places, layer_of
 from lpsphere.topology.schedules import UpdateSchedule
 
 __all__ = ["MaskedSteps"]
@@ -27,7 +31,7 @@ class MaskedSteps(ABC):
 
     Args:
         optimizer: A torch optimizer, which has the weights of the layers.
-        layers: The layers; each has a mask when `_attach` is called.
+        layers: The layers; each has a mask when `_attach` is called, or holds only its connections.
     """
 
     replaces_step: ClassVar[bool] = False
@@ -39,6 +43,8 @@ class MaskedSteps(ABC):
 
     def __init__(self, optimizer: Optimizer, layers: list[NeuronWeight]) -> None:
         self.optimizer, self.layers = optimizer, layers
+        self._masked = [neuron for neuron in layers if not has_places(neuron)]
+        self._held = [neuron for neuron in layers if has_places(neuron)]
         self._handles: list[Any] = []
         self._step = 0
         self._gradients: list[Tensor | None] | None = None  # kept for the update that follows this step
@@ -46,11 +52,11 @@ class MaskedSteps(ABC):
         self._taken: list[Tensor | None] | None = None  # the gradients that were masked for the coming step
         self._stepping = False
         self._overdue = False
-        self._stale = False
+        self._stale, self._loaded = False, False
         self._owned: dict[str, Tensor] = {}  # masks that the optimizer keeps to by itself
 
     @abstractmethod
-    def _update(self, gradients: list[Tensor | None]) -> None:
+    def _update(self, gradients: list[Gradient | None]) -> None:
         """Change the masks after a step; the dense gradients are without a loss scale, None where there is none."""
 
     @torch.no_grad()
@@ -65,7 +71,9 @@ class MaskedSteps(ABC):
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        for neuron in self.layers:
+        for neuron in self._held:
+            layer_of(neuron).keep_factors(False)
+        for neuron in self._masked:
             if hasattr(self.optimizer, "on_topology"):
                 self.optimizer.on_topology(neuron.weight, None)
 
@@ -74,12 +82,15 @@ class MaskedSteps(ABC):
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
-            self.optimizer.register_load_state_dict_post_hook(self._mark_stale),
+            self.optimizer.register_load_state_dict_post_hook(self._mark_loaded),
         ]
+        self._keep_factors()
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         self._stepping = True
+        for neuron in self._held:
+            clear_misfits(optimizer, neuron)
         if self._stale or self._moved():
             self._apply_masks()
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -102,16 +113,43 @@ class MaskedSteps(ABC):
 
     def _take_gradients(self) -> None:
         """Keep dense gradients at an update, then mask; gradients that `mask_grads` has masked are kept already."""
-        gradients = [(neuron, self._mask(neuron), neuron.weight.grad) for neuron in self.layers]
+        gradients = [(neuron, self._mask(neuron), neuron.weight.grad) for neuron in self._masked]
         if self._taken is not None and not self._renewed(gradients):
             return
         self._taken = [gradient for _, _, gradient in gradients]
         self._gradients = None
-        if self._overdue or self.schedule.is_update(self._step + 1):
+        if self._is_due():
             self._gradients = [g.clone() if g is not None and self.uses_gradient else g for _, _, g in gradients]
         for _, mask, gradient in gradients:
             if gradient is not None:
                 gradient.masked_fill_(~mask, 0)
+
+    def _is_due(self) -> bool:
+        """Whether the step that comes is one that updates the masks."""
+        return self._overdue or self.schedule.is_update(self._step + 1)
+
+    def _keep_factors(self) -> None:
+        """Ask for the factors of the dense gradients of the step that comes, if they are needed."""
+        for neuron in self._held:
+            layer_of(neuron).keep_factors(self.uses_gradient and self._is_due())
+
+    def _dense_gradients(self, kept: list[Tensor | None]) -> list[Gradient | None]:
+        """Those of all layers, of which those behind masks have been kept."""
+        of_masked = iter(kept)
+        return [self._gradient_of(neuron) if has_places(neuron) else next(of_masked) for neuron in self.layers]
+
+    def _gradient_of(self, neuron: NeuronWeight) -> Gradient | None:
+        gradient = neuron.weight.grad
+        if gradient is None or not self.uses_gradient:
+            return gradient
+        factors = layer_of(neuron).gradient_factors()
+        if factors is None:
+            raise RuntimeError(
+                f"the forward pass of step {self._step} did not keep what {neuron.name} needs to grow: it was run "
+                "before the topology method was attached, loaded or stepped, or the gradient was set by hand. Run "
+                "forward and backward of the model between the optimizer's steps"
+            )
+        return FactoredGradient(*factors)
 
     def _renewed(self, gradients: list[tuple[NeuronWeight, Tensor, Tensor | None]]) -> bool:
         """Whether these are others than those that were masked, whose step a GradScaler may have left out."""
@@ -135,28 +173,33 @@ class MaskedSteps(ABC):
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for param, gradient in self._withheld:
             param.grad = gradient
-        gradients, self._gradients, self._withheld, self._taken = self._gradients, None, [], None
+        kept, self._gradients, self._withheld, self._taken = self._gradients, None, [], None
         if bool(getattr(optimizer, "found_inf", False)):
+            self._keep_factors()
             return  # GradScaler makes a fused optimizer skip the step, but not its hooks
-        for neuron in self.layers:
+        for neuron in self._masked:
             if neuron.name not in self._owned:
                 neuron.weight.masked_fill_(~self._mask(neuron), 0)
         if not self._stepping:
             return  # torch calls the hooks within super().step() too: that is the same step
-        self._stepping = False
+        self._stepping, self._loaded = False, False
         self._step += 1
-        if gradients is None:
-            return
-        self._overdue = not all(gradient is None or bool(gradient.isfinite().all()) for gradient in gradients)
+        if kept is not None:
+            self._make_up_for(self._dense_gradients(kept))
+        self._keep_factors()
+
+    def _make_up_for(self, gradients: list[Gradient | None]) -> None:
+        """The update that is due, or a warning that it is put off."""
+        self._overdue = not all(gradient is None or _is_finite(gradient) for gradient in gradients)
         if self._overdue:
             warnings.warn(
                 f"the gradients of step {self._step} are not finite: the topology stays as it was and is updated after "
                 "the next step whose gradients are",
                 LpSphereWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
             return
-        scale = getattr(optimizer, "grad_scale", None)  # GradScaler leaves the unscaling to a fused optimizer
+        scale = getattr(self.optimizer, "grad_scale", None)  # GradScaler leaves the unscaling to a fused optimizer
         self._update([g if g is None or scale is None else g / scale.to(g.device) for g in gradients])
 
     def _mask(self, neuron: NeuronWeight) -> Tensor:
@@ -167,13 +210,13 @@ class MaskedSteps(ABC):
 
     def _moved(self) -> bool:
         """Whether the optimizer was given masks that ``model.to(device)`` has replaced since."""
-        return any(get_mask(neuron) is not self._owned.get(neuron.name, get_mask(neuron)) for neuron in self.layers)
+        return any(get_mask(neuron) is not self._owned.get(neuron.name, get_mask(neuron)) for neuron in self._masked)
 
     @torch.no_grad()
     def _apply_masks(self) -> None:
-        self._stale = False
+        self._stale, self._loaded = False, False
         self._owned = {}
-        for neuron in self.layers:
+        for neuron in self._masked:
             self._apply_mask(neuron)
 
     def _apply_mask(
@@ -192,7 +235,7 @@ class MaskedSteps(ABC):
         weight.masked_fill_(~mask, 0)
         if new_weights is not None:
             split, dims = neuron.layout.split(weight), neuron.layout.fan_in_dims(weight)
-            mean = split.abs().sum(dims, keepdim=True) / (split != 0).sum(dims, keepdim=True).clamp(min=1)
+            mean = row_sums(split.abs(), dims) / row_sums(split != 0, dims).clamp(min=1)
             split.add_(neuron.layout.split(new_weights) * mean)
 
     def _fresh_state(self, key: str, weight: Tensor) -> float:
@@ -202,7 +245,11 @@ class MaskedSteps(ABC):
             return float(group["lr"])
         return float(group.get("initial_accumulator_value", 0)) if key == "sum" else 0.0
 
-    def _mark_stale(self, *_: Any) -> None:
+    def _mark_loaded(self, *_: Any) -> None:
+        """The optimizer's state was loaded."""
+        self._stale = self._loaded = True
+
+    def _mark_stale(self) -> None:
         """State was loaded: weights, masks and optimizer state may disagree until the next step begins."""
         self._stale = True
 
@@ -219,3 +266,7 @@ class MaskedSteps(ABC):
                     f"a {type(other).__name__} is attached to this model and optimizer already: finalize() it, or "
                     'detach() it and continue from its masks with initial_sparsity="keep"'
                 )
+
+
+def _is_finite(gradient: Gradient) -> bool:
+    return gradient.is_finite() if isinstance(gradient, FactoredGradient) else bool(gradient.isfinite().all())

@@ -7,16 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from lpsphere.files import replace_file, sync
+
 __all__ = ["prepare_folder", "remove_folder", "replace_file", "replace_folder", "replace_text"]
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then put it in place in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    _sync(temporary)
-    os.replace(temporary, path)
-    _sync(path.parent)
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -31,10 +24,10 @@ def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
     temporary.mkdir(parents=True)
     write(temporary)
     for file in temporary.rglob("*"):
-        _sync(file)
+        sync(file)
     remove_folder(path)
     os.replace(temporary, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def remove_folder(path: Path) -> None:
@@ -59,11 +52,3 @@ def prepare_folder(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(f"cannot write to {path}: {error.strerror}. Choose another folder with --out") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

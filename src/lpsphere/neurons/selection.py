@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from lpsphere.geometry import check_exponent
+from lpsphere.neurons.layouts import Layout, NeuronLayout
 
 __all__ = [
     "LpSphereWarning",
-    "NeuronLayout",
     "NeuronWeight",
     "Radius",
     "Rule",
@@ -30,50 +30,6 @@ Radius = float | Literal["init"]
 
 class LpSphereWarning(UserWarning):
     """Something will run, but probably not as its user expects."""
-
-
-@dataclass(frozen=True)
-class NeuronLayout:
-    """Where the neurons lie in a weight tensor.
-
-    Attributes:
-        neuron_dim: The dimension that counts the neurons, within one group.
-        groups: Independent groups along dimension 0 (a grouped transposed convolution has its fan-in there).
-    """
-
-    neuron_dim: int = 0
-    groups: int = 1
-
-    def split(self, weight: Tensor) -> Tensor:
-        """A view of ``weight`` in which whole dimensions count neurons: the groups are split off dimension 0."""
-        return weight if self.groups == 1 else weight.view(self.groups, -1, *weight.shape[1:])
-
-    def fan_in_dims(self, weight: Tensor) -> tuple[int, ...]:
-        """The dimensions of ``split(weight)`` that make up one neuron."""
-        shift = 0 if self.groups == 1 else 1
-        neuron_dims = {self.neuron_dim + shift} | ({0} if shift else set())
-        return tuple(d for d in range(weight.ndim + shift) if d not in neuron_dims)
-
-    def to_rows(self, weight: Tensor) -> Tensor:
-        """``weight`` as rows, shape (neurons, fan_in); a copy where the memory order asks for one."""
-        split, dims = self.split(weight), self.fan_in_dims(weight)
-        neuron_dims = [d for d in range(split.ndim) if d not in dims]
-        return split.permute(*neuron_dims, *dims).reshape(self.neurons(weight), -1)
-
-    def from_rows(self, rows: Tensor, like: Tensor) -> Tensor:
-        """The inverse of `to_rows`, in the shape of ``like``."""
-        split, dims = self.split(like), self.fan_in_dims(like)
-        order = [*(d for d in range(split.ndim) if d not in dims), *dims]
-        inverse = sorted(range(split.ndim), key=order.__getitem__)
-        return rows.reshape([split.shape[d] for d in order]).permute(inverse).reshape(like.shape)
-
-    def neurons(self, weight: Tensor) -> int:
-        """The number of neurons."""
-        return weight.shape[0] if self.neuron_dim == 0 else self.groups * weight.shape[self.neuron_dim]
-
-    def fan_in(self, weight: Tensor) -> int:
-        """The number of weights of one neuron."""
-        return weight.numel() // max(1, self.neurons(weight))
 
 
 @dataclass(frozen=True)
@@ -144,7 +100,7 @@ class NeuronWeight:
     name: str
     module: nn.Module = field(repr=False)
     attribute: str
-    layout: NeuronLayout
+    layout: Layout
     rule: Rule | None = None
 
     @property
@@ -166,8 +122,18 @@ class NeuronWeight:
 
     @property
     def fan_in(self) -> int:
-        """The number of weights of one neuron."""
+        """The number of weights of one neuron, whether they exist or not."""
         return self.layout.fan_in(self.weight)
+
+    @property
+    def size(self) -> int:
+        """The number of weights, whether they exist or not."""
+        return self.neurons * self.fan_in
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight; of one that holds only its connections, the dense one: (neurons, fan_in)."""
+        return tuple(self.weight.shape) if isinstance(self.layout, NeuronLayout) else (self.neurons, self.fan_in)
 
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -198,9 +164,9 @@ def check_radius(radius: object) -> Radius:
     return float(radius)
 
 
-def _weights_of(module: nn.Module) -> Iterator[tuple[str, NeuronLayout]]:
+def _weights_of(module: nn.Module) -> Iterator[tuple[str, Layout]]:
     """The attributes of a module that hold neurons, and their layouts."""
-    neuron_rows: Callable[[str], NeuronLayout | None] | None = getattr(module, "neuron_rows", None)
+    neuron_rows: Callable[[str], Layout | None] | None = getattr(module, "neuron_rows", None)
     if neuron_rows is not None:
         for attribute, _ in module.named_parameters(recurse=False):
             layout = neuron_rows(attribute)
@@ -256,7 +222,8 @@ def select(model: nn.Module, rules: Sequence[Rule] | None = None, include_last: 
     Every Linear, Conv and ConvTranspose weight and MultiheadAttention's input projections, but the last Linear or
     Conv in registration order (a model with only one keeps it). Not norms, biases, embeddings, a weight shared
     with an embedding, frozen parameters, or neurons of a single weight. A weight shared by several layers counts
-    once. A layer of another type takes part if it has a method ``neuron_rows(name) -> NeuronLayout | None``.
+    once. A layer of another type takes part if it has a method ``neuron_rows(name) -> NeuronLayout | None``; one that
+    holds only its connections, such as `lpsphere.sparse.SparseLinear`, returns a `SegmentLayout`.
 
     Args:
         model: Any module.
@@ -318,7 +285,7 @@ def select(model: nn.Module, rules: Sequence[Rule] | None = None, include_last: 
     return selected
 
 
-def _bar(weight: nn.Parameter, layout: NeuronLayout, seen: set[int], embeddings: set[int]) -> str | None:
+def _bar(weight: nn.Parameter, layout: Layout, seen: set[int], embeddings: set[int]) -> str | None:
     """Why a weight cannot be selected, or None."""
     if id(weight) in embeddings:
         return "is shared with an embedding"

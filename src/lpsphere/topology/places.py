@@ -1,0 +1,155 @@
+"""Layers that hold only their connections: where these are, and exchanging them without losing an optimizer's state.
+
+A *place* is row * fan_in + column: the index of a connection in the dense weight, flattened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from lpsphere.geometry import row_sums, spread
+from lpsphere.neurons import NeuronWeight, SegmentLayout, SparseLayer
+from lpsphere.topology.growth import absent_from
+
+__all__ = [
+    "clear_misfits",
+    "fresh_values",
+    "has_places",
+    "layer_of",
+    "places_of",
+    "reconnect",
+    "saved_places",
+    "saved_structure",
+    "sparse_mask",
+]
+
+
+def has_places(neuron: NeuronWeight) -> bool:
+    """Whether the layer holds only its connections."""
+    return isinstance(neuron.layout, SegmentLayout)
+
+
+def layer_of(neuron: NeuronWeight) -> SparseLayer:
+    """The layer, of which `has_places` says that it holds only its connections."""
+    assert isinstance(neuron.layout, SegmentLayout)
+    return neuron.layout.layer
+
+
+def places_of(neuron: NeuronWeight) -> Tensor:
+    """The places of its connections, int64, shape (connections,), ascending."""
+    layer = layer_of(neuron)
+    return _places(layer.row_pointers, layer.columns, layer.in_features)
+
+
+def _places(pointers: Tensor, columns: Tensor, fan_in: int) -> Tensor:
+    rows = torch.arange(len(pointers) - 1, device=pointers.device)
+    return rows.repeat_interleave(pointers.diff()) * fan_in + columns
+
+
+def sparse_mask(neuron: NeuronWeight) -> Tensor:
+    """Its mask, as a bool tensor in torch's COO format, shape (neurons, fan_in)."""
+    places, fan_in = places_of(neuron), neuron.fan_in
+    ones = torch.ones_like(places, dtype=torch.bool)
+    return torch.sparse_coo_tensor(
+        torch.stack([places // fan_in, places % fan_in]), ones, neuron.shape, is_coalesced=True, check_invariants=False
+    )
+
+
+def saved_structure(neuron: NeuronWeight) -> dict[str, Any]:
+    """Its connections, in plain values, for `saved_places`."""
+    layer = layer_of(neuron)
+    return {
+        "shape": list(neuron.shape),
+        "row_pointers": layer.row_pointers.clone(),
+        "columns": layer.columns.clone(),
+    }
+
+
+def saved_places(saved: dict[str, Any]) -> Tensor:
+    """The places of saved connections, int64, ascending."""
+    return _places(saved["row_pointers"], saved["columns"], saved["shape"][1])
+
+
+def fresh_values(neuron: NeuronWeight, connections: int, seed: int) -> Tensor:
+    """Values for new connections of an untrained layer: uniform, with the root mean square of those that it has."""
+    weight = neuron.weight.detach()
+    size = weight.double().square().mean().sqrt().item() if weight.numel() else 0.0
+    reach = 3**0.5 * size if size > 0 else neuron.fan_in**-0.5
+    generator = torch.Generator().manual_seed(seed)
+    return (2 * torch.rand(connections, generator=generator, dtype=torch.float64) - 1) * reach
+
+
+@torch.no_grad()
+def reconnect(
+    optimizer: Optimizer | None,
+    neuron: NeuronWeight,
+    places: Tensor,
+    fresh_state: Callable[[str, Tensor], float],
+    *,
+    starts: Tensor | None = None,
+    values: Tensor | None = None,
+) -> tuple[int, int]:
+    """Exchange the connections of a layer; what stays keeps its weight and its state in the optimizer.
+
+    Neurons on spheres that lose or gain something return to them; the others stay as they are, to the last bit.
+
+    Args:
+        optimizer: Has the weight; one that knows masks is told what goes, before it goes. None: its state is of these
+            connections already.
+        neuron: The layer.
+        places: Where its connections are to be, ascending.
+        fresh_state: What a tensor of the optimizer's state begins with, by its key and the weight.
+        starts: Where new connections start, in units of their neuron's mean |v|, shape (connections,); None: at 0.
+        values: The weights of new connections, one for each, instead; for a layer that is not trained yet.
+
+    Returns:
+        How many connections exist no more, and how many are new.
+    """
+    weight, before = neuron.weight, places_of(neuron)
+    new = absent_from(places, before)
+    gone = absent_from(before, places)
+    on_topology = getattr(optimizer, "on_topology", None)
+    on_spheres = on_topology is not None and bool(on_topology(weight, ~gone))
+    kept = torch.searchsorted(before, places[~new])
+    old, gradient = weight.detach().clone(), weight.grad
+    layer = layer_of(neuron)
+    layer.set_structure(places // neuron.fan_in, places % neuron.fan_in, _carried(old, kept, new))
+    weight.grad = None if gradient is None else _carried(gradient, kept, new)
+    if on_topology is not None:
+        on_topology(weight, None)  # that mask was of the old connections
+    state = {} if optimizer is None else optimizer.state.get(weight, {})
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.shape == old.shape:
+            state[key] = _carried(value, kept, new, fresh_state(key, weight))
+    if values is not None:
+        weight[new] = values.to(weight)
+    if on_spheres and on_topology is not None:
+        if starts is not None or values is not None:
+            on_topology(weight, torch.ones_like(weight, dtype=torch.bool), starts)
+            on_topology(weight, None)
+    elif starts is not None:
+        dims = neuron.layout.fan_in_dims(weight)
+        size = weight.abs().to(torch.promote_types(weight.dtype, torch.float32))
+        mean = row_sums(size, dims) / row_sums((size != 0).to(size), dims).clamp(min=1)
+        weight.add_(starts * spread(mean, dims))
+    return int(gone.sum()), int(new.sum())
+
+
+def _carried(value: Tensor, kept: Tensor, new: Tensor, fresh: float = 0.0) -> Tensor:
+    """The entries ``kept`` of the old connections, and a fresh one where a connection is new."""
+    carried = value.new_full(new.shape, fresh)
+    carried[~new] = value[kept]
+    return carried
+
+
+def clear_misfits(optimizer: Optimizer, neuron: NeuronWeight) -> None:
+    """Forget the optimizer's state of a layer if it is of other connections, which somebody else has exchanged."""
+    weight = neuron.weight
+    state = optimizer.state.get(weight, {})
+    if any(isinstance(v, Tensor) and v.ndim == 1 and v.shape != weight.shape for v in state.values()):
+        state.clear()

@@ -1,0 +1,57 @@
+"""The dual step of rows of different lengths is that of each row alone, to the last bit."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from lpsphere.kernels.sphere_step import dual_step
+
+LENGTHS = [5, 0, 1, 130, 2, 0]
+SETTINGS = (1.2, 0.05, 0.9, 0.7)
+
+
+def arrays(seed, lengths):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(sum(lengths)).astype(np.float32) for _ in range(4)]
+
+
+def step(lengths, w, v, gradient, momentum, mask, radii, flags=(True, False)):
+    pointers = np.cumsum([0, *lengths])
+    scratch = np.empty((2, 200), np.float32)
+    dual_step(pointers, w, v, gradient, momentum, mask, radii, scratch, SETTINGS, flags)
+
+
+@pytest.mark.parametrize(("moving", "masked", "own_radii"), [*itertools.product([False, True], repeat=3)])
+@pytest.mark.parametrize("flags", [(True, False), (False, True)])
+def test_segments_step_as_rows_of_their_own(moving, masked, own_radii, flags):
+    w, v, gradient, momentum = arrays(0, LENGTHS)
+    mask = arrays(1, LENGTHS)[0] > 0 if masked else None
+    radii = np.arange(1, 7, dtype=np.float32) if own_radii else np.array([2.0], np.float32)
+    expected = [w.copy(), v.copy(), momentum.copy()]
+    for i, (start, stop) in enumerate(itertools.pairwise(np.cumsum([0, *LENGTHS]))):
+        if start < stop:
+            row = slice(start, stop)
+            step(
+                [stop - start],
+                expected[0][row],
+                expected[1][row],
+                gradient[row],
+                expected[2][row] if moving else None,
+                None if mask is None else mask[row],
+                radii[i : i + 1] if own_radii else radii,
+                flags,
+            )
+    before = gradient.copy()
+    step(LENGTHS, w, v, gradient, momentum if moving else None, mask, radii, flags)
+    for found, wanted in zip([w, v, momentum], expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(gradient, before)
+
+
+def test_nan_stays_within_its_neuron():
+    w, v, gradient, momentum = arrays(0, [4, 3])
+    gradient[1] = np.nan
+    step([4, 3], w, v, gradient, momentum, None, np.ones(1, np.float32))
+    assert np.isnan(w[:4]).all()
+    assert np.isfinite(w[4:]).all()
