@@ -11,7 +11,7 @@ import pytest
 from lpsphere.experiments.digits import digits
 from lpsphere.experiments.grow_init import grow_init
 from lpsphere.experiments.plots import accuracy_against_sparsity
-from lpsphere.experiments.runs import Run, Runs, mean_and_sd
+from lpsphere.experiments.runs import Run, Runs, mean_and_sd, paired_p_value
 from lpsphere.experiments.sparsity import sparsity
 from lpsphere.training import TrainConfig
 
@@ -131,3 +131,9 @@ def test_processes_end_with_the_one_that_started_them(tmp_path, how):
         child.kill()
     assert alive == []
     assert len(gone) >= 2
+
+
+def test_a_paired_test_needs_differences_that_differ_by_more_than_rounding():
+    assert paired_p_value([0.3, 0.7, 1.1], [0.2, 0.6, 1.0]) is None
+    assert paired_p_value([0.5], [0.4]) is None
+    assert paired_p_value([0.3, 0.8, 1.1], [0.2, 0.6, 1.0]) == pytest.approx(0.0572, abs=1e-3)

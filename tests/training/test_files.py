@@ -1,6 +1,7 @@
 import pytest
 
-from lpsphere.training.files import prepare_folder, remove_folder, replace_file, replace_folder
+from lpsphere.files import replace_file
+from lpsphere.training.files import prepare_folder, remove_folder, replace_folder
 
 
 def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path):

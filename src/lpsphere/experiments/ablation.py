@@ -13,10 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import ttest_rel
-
 from lpsphere.experiments.recipes import load_recipe
-from lpsphere.experiments.runs import Run, Runs, mean_and_sd
+from lpsphere.experiments.runs import Run, Runs, mean_and_sd, paired_p_value
 from lpsphere.experiments.table import Cell
 from lpsphere.training import TrainConfig
 
@@ -106,14 +104,12 @@ def ablate(
 
 
 def _row(name: str, accuracies: list[float], recipe: list[float]) -> dict[str, Any]:
-    differences = [ours - theirs for ours, theirs in zip(accuracies, recipe, strict=True)]
-    mean, spread = mean_and_sd(differences)
-    tested = len(set(differences)) > 1
+    mean, spread = mean_and_sd([ours - theirs for ours, theirs in zip(accuracies, recipe, strict=True)])
     return {
         "change": name,
         "validation_accuracy": mean_and_sd(accuracies)[0],
         "difference": mean,
         "sd": spread,
-        "p_value": float(ttest_rel(accuracies, recipe).pvalue) if tested else None,
+        "p_value": paired_p_value(accuracies, recipe),
         "splits": len(accuracies),
     }

@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import ttest_rel
-
 from lpsphere.experiments.plots import accuracy_against_sparsity, save_figure
-from lpsphere.experiments.runs import Run, Runs, mean_and_sd
+from lpsphere.experiments.runs import Run, Runs, mean_and_sd, paired_p_value
 from lpsphere.experiments.search import Found, rates, search
 from lpsphere.text import markdown
 from lpsphere.topology import METHODS
@@ -219,8 +217,7 @@ def _pair(table: Sequence[dict[str, Any]], outcomes: Sequence[Sequence[dict[str,
         if theirs is None or row["method"] == reference:
             continue
         row["difference"] = mean_and_sd(ours)[0] - mean_and_sd(theirs)[0]
-        if len({round(a - b, 12) for a, b in zip(ours, theirs, strict=True)}) > 1:
-            row["p_value"] = float(ttest_rel(ours, theirs).pvalue)
+        row["p_value"] = paired_p_value(ours, theirs)
 
 
 def _plot(table: Sequence[dict[str, Any]], base: TrainConfig) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lpsphere.training.files import replace_file
+from lpsphere.files import replace_file
 
 __all__ = ["accuracy_against_sparsity", "save_figure"]
 

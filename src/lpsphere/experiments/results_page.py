@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import ttest_rel
-
 from lpsphere.experiments.recipes import DATA, TABLE_METHODS, Recipe, load_recipe
-from lpsphere.experiments.runs import mean_and_sd
+from lpsphere.experiments.runs import mean_and_sd, paired_p_value
 from lpsphere.experiments.table import Cell, command_for, read_results
 from lpsphere.experiments.table_search import search_path
 from lpsphere.text import markdown
@@ -177,13 +175,9 @@ def _paired_row(sparsity: float, table: Table, names: Sequence[str]) -> dict[str
 def _difference(pairs: Sequence[tuple[float, float]]) -> str:
     if not pairs:
         return "–"
-    differences = [a - b for a, b in pairs]
-    mean, spread = mean_and_sd(differences)
-    text = f"{100 * mean:+.2f} ± {100 * spread:.2f}"
-    if len({round(difference, 12) for difference in differences}) < 2:
-        return text  # nothing to test
-    first, second = zip(*pairs, strict=True)
-    return f"{text} (p = {ttest_rel(first, second).pvalue:.2g})"
+    mean, spread = mean_and_sd([a - b for a, b in pairs])
+    p_value = paired_p_value(*zip(*pairs, strict=True))
+    return f"{100 * mean:+.2f} ± {100 * spread:.2f}" + ("" if p_value is None else f" (p = {p_value:.2g})")
 
 
 def _score(runs: Sequence[Record], name: str = "test_accuracy") -> str:

@@ -16,13 +16,15 @@ from statistics import fmean, stdev
 from types import TracebackType
 from typing import Any
 
+from scipy.stats import ttest_rel
+
 from lpsphere.data import Dataset, holdout
 from lpsphere.training import TrainConfig, Trainer
 from lpsphere.training.files import replace_text
 from lpsphere.training.record import versions
 from lpsphere.training.setup import load_data
 
-__all__ = ["VALIDATION", "Run", "Runs", "end_with_parent", "mean_and_sd"]
+__all__ = ["VALIDATION", "Run", "Runs", "end_with_parent", "mean_and_sd", "paired_p_value"]
 
 VALIDATION = 0.2
 """Fraction of the training rows that a run with a validation split is scored on."""
@@ -199,6 +201,13 @@ def _order(run: dict[str, Any]) -> str:
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation; 0 for a single value."""
     return fmean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def paired_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """P of a paired t-test; None where all differences are the same but for rounding, and there is nothing to test."""
+    if len({round(a - b, 12) for a, b in zip(ours, theirs, strict=True)}) < 2:
+        return None
+    return float(ttest_rel(ours, theirs).pvalue)
 
 
 _DATA = ("data", "label_column", "task", "missing", "test_fraction", "split_seed", "data_dir")

@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lpsphere.files import replace_file
 from lpsphere.models import build
-from lpsphere.training.files import remove_folder, replace_file, replace_folder
+from lpsphere.training.files import remove_folder, replace_folder
 
 __all__ = ["load_model", "newest_checkpoint", "save_checkpoint", "save_model"]
 

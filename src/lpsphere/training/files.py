@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lpsphere.files import replace_file, sync
 
-__all__ = ["prepare_folder", "remove_folder", "replace_file", "replace_folder", "replace_text"]
+__all__ = ["prepare_folder", "remove_folder", "replace_folder", "replace_text"]
 
 
 def replace_text(path: Path, text: str) -> None:
