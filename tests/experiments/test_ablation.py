@@ -13,9 +13,9 @@ from lpsphere.training.setup import check_method_settings, given_settings
 CELL = Cell("wine", 0.8)
 
 
-def run(folder, splits=2):
+def run(folder, splits=2, **more):
     told = []
-    content = ablate(CELL, folder, splits=splits, command="x", tell=told.append, machine={"device": "cpu"})
+    content = ablate(CELL, folder, splits=splits, command="x", tell=told.append, machine={"device": "cpu"}, **more)
     return content, told
 
 
@@ -46,6 +46,21 @@ def test_it_goes_on_where_it_stopped(wine_table, few_variations, tmp_path):
     run(tmp_path, splits=1)
     _, told = run(tmp_path, splits=2)
     assert len(told) == 3
+
+
+def test_changes_and_epochs_of_ones_own_add_to_what_the_file_holds(wine_table, tmp_path):
+    short, changes = {"epochs": 2}, {"batch_size=16": {"batch_size": 16}}
+    run(tmp_path, changes=changes, **short)
+    content, told = run(tmp_path, splits=1, changes={"p=2": {"p": 2.0}}, **short)
+    assert len(told) == 1
+    assert content["settings"]["epochs"] == 2
+    rows = {row["change"]: row for row in content["table"]}
+    assert {name: row["splits"] for name, row in rows.items()} == {"the recipe": 2, "batch_size=16": 2, "p=2": 1}
+    own = {run["seed"]: run["accuracy"] for run in content["runs"] if run["change"] == "the recipe"}
+    other = next(run["accuracy"] for run in content["runs"] if run["change"] == "p=2")
+    assert rows["p=2"]["difference"] == pytest.approx(other - own[0])
+    with pytest.raises(ValueError, match="unknown settings speed"):
+        run(tmp_path, changes={"speed=2": {"speed": 2}}, **short)
 
 
 @pytest.mark.parametrize("data", DATA)

@@ -47,7 +47,7 @@ _TAKES = {
         "--cells", "--data-dir", "--methods", "--device", "--search", "--trials", "--splits", "--processes",
         "--minutes",
     ),
-    "ablation": ("--cells", "--data-dir", "--device", "--splits", "--processes"),
+    "ablation": ("--cells", "--data-dir", "--device", "--splits", "--processes", "--epochs", "--change"),
 }  # fmt: skip
 """Options that not every experiment takes."""
 
@@ -103,6 +103,18 @@ def reproduce(
             min=1, help="--search, ablation: validation splits of each. [default: 2; 5]", rich_help_panel=TRAINING
         ),
     ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="ablation: epochs of each run. [default: the recipe's]", rich_help_panel=TRAINING),
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ablation: settings to change together, such as batch_size=128,lr=0.02, in place of the usual list; "
+            "can be given again.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="table, ablation: runs side by side. [default: 1]", rich_help_panel=RUN)
     ] = None,
@@ -146,6 +158,8 @@ def reproduce(
         "--trials": trials,
         "--splits": splits,
         "--processes": processes,
+        "--epochs": epochs,
+        "--change": change or None,
         "--minutes": minutes,
     }
     _check_options(what, [name for name, value in options.items() if value is not None])
@@ -155,7 +169,9 @@ def reproduce(
         if what == "page":
             _tell(f"page: [bold]{write_page(out or _PAGE, Places().results, _SEARCHES, seeds)}[/bold]")
         elif what == "ablation":
-            _ablation(parse_cells(cells), out or _ABLATIONS, splits or 5, processes or 1, machine)
+            _ablation(
+                parse_cells(cells), out or _ABLATIONS, splits or 5, processes or 1, epochs, _changes(change), machine
+            )
         elif what != "table":
             _experiment(what, out or Path("results") / f"{what}.json", seeds)
         elif search:
@@ -183,7 +199,19 @@ def _experiment(what: str, path: Path, seeds: int) -> None:
     _tell(f"results: [bold]{path}[/bold]")
 
 
-def _ablation(cells: list[Cell], folder: Path, splits: int, processes: int, machine: dict[str, Any]) -> None:
+def _changes(given: list[str] | None) -> dict[str, dict[str, Any]] | None:
+    return None if not given else {text: words.settings(text.split(","), "--change") for text in given}
+
+
+def _ablation(
+    cells: list[Cell],
+    folder: Path,
+    splits: int,
+    processes: int,
+    epochs: int | None,
+    changes: dict[str, dict[str, Any]] | None,
+    machine: dict[str, Any],
+) -> None:
     for cell in cells:
         result = ablate(
             cell,
@@ -192,6 +220,8 @@ def _ablation(cells: list[Cell], folder: Path, splits: int, processes: int, mach
             command=words.command_line(),
             tell=_tell,
             processes=processes,
+            epochs=epochs,
+            changes=changes,
             machine=machine,
         )
         _tell(f"{cell}, on validation parts:")

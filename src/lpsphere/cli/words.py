@@ -108,8 +108,8 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
         raise ValueError(f"{option} takes whole numbers separated by commas, such as 256,256; got {text!r}") from error
 
 
-def settings(entries: list[str]) -> dict[str, Any]:
-    """Settings from entries such as "regrow=0.5".
+def settings(entries: list[str], option: str = "--set") -> dict[str, Any]:
+    """Settings from the entries of an option, such as "regrow=0.5".
 
     Raises:
         ValueError: If one has no "=".
@@ -118,6 +118,6 @@ def settings(entries: list[str]) -> dict[str, Any]:
     for entry in entries:
         name, equals, value = entry.partition("=")
         if not equals:
-            raise ValueError(f"--set takes NAME=VALUE, such as --set regrow=0.5; got {entry!r}")
+            raise ValueError(f"{option} takes NAME=VALUE, such as {option} regrow=0.5; got {entry!r}")
         values[name.strip()] = value_of(value)
     return values

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lpsphere.experiments.recipes import load_recipe
+from lpsphere.experiments.recipes import Recipe, load_recipe
 from lpsphere.experiments.runs import Run, Runs, mean_and_sd, paired_p_value
 from lpsphere.experiments.table import Cell
 from lpsphere.training import TrainConfig
@@ -69,6 +69,8 @@ def ablate(
     command: str,
     tell: Callable[[str], None],
     processes: int = 1,
+    epochs: int | None = None,
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
     machine: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train the recipe of semi-pruning and its variations, or what of them is missing.
@@ -80,30 +82,42 @@ def ablate(
         command: The command line, for the record.
         tell: Called with a line after every run.
         processes: How many networks train side by side.
+        epochs: Passes over the training rows; None: the recipe's.
+        changes: What is changed, by what to call it; None: `variations`.
         machine: Settings that do not change what a run computes, such as data_dir and device.
 
     Returns:
-        The content of the file; its table has a row for each change, the best first: mean accuracy, and the difference
-        to the recipe on the same splits (mean, standard deviation, p of a paired t-test).
+        The content of the file; its table has a row for each change that the file holds, the best first: mean accuracy,
+        and the difference to the recipe on the same splits (mean, standard deviation, p of a paired t-test).
 
     Raises:
-        ValueError: If the file holds runs of another recipe.
+        TypeError, ValueError: If a change is not allowed, or the file holds runs of another recipe.
     """
-    config = load_recipe(cell.data).config("semi-pruning", cell.sparsity)
-    changed = {_RECIPE: {}, **variations(config)}
+    recipe = load_recipe(cell.data)
+    config = recipe.config("semi-pruning", cell.sparsity)
+    config = replace(config, epochs=epochs or config.epochs)
+    changed = {_RECIPE: {}, **(variations(config) if changes is None else changes)}
     wanted = [
-        Run({"change": name, "seed": split}, replace(config, **change, **(machine or {}), seed=split), split)
+        Run({"change": name, "seed": split}, _of_split(config, {**change, **(machine or {})}, split, recipe), split)
         for name, change in changed.items()
         for split in range(splits)
     ]
     with Runs(ablation_path(folder, cell), __doc__, config, command, tell, processes) as runs:
-        found = [float(result["accuracy"]) for result in runs.results(wanted)]
-        scores = {name: found[i * splits : (i + 1) * splits] for i, name in enumerate(changed)}
-        table = [_row(name, accuracies, scores[_RECIPE]) for name, accuracies in scores.items()]
+        runs.results(wanted)
+        scores: dict[str, dict[int, float]] = {}
+        for run in runs.runs:
+            scores.setdefault(run["change"], {})[run["seed"]] = float(run["accuracy"])
+        table = [_row(name, own, scores[_RECIPE]) for name, own in scores.items()]
         return runs.write(sorted(table, key=lambda row: -row["validation_accuracy"]))
 
 
-def _row(name: str, accuracies: list[float], recipe: list[float]) -> dict[str, Any]:
+def _of_split(config: TrainConfig, change: Mapping[str, Any], split: int, recipe: Recipe) -> TrainConfig:
+    split_seed = split if recipe.split_by_seed else config.split_seed
+    return TrainConfig.from_dict({**config.to_dict(), **change, "seed": split, "split_seed": split_seed})
+
+
+def _row(name: str, by_split: Mapping[int, float], of_recipe: Mapping[int, float]) -> dict[str, Any]:
+    accuracies, recipe = list(by_split.values()), [of_recipe[split] for split in by_split]
     mean, spread = mean_and_sd([ours - theirs for ours, theirs in zip(accuracies, recipe, strict=True)])
     return {
         "change": name,
