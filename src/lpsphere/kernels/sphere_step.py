@@ -18,6 +18,8 @@ from lpsphere.kernels.powers import bits, from_bits, head_and_tail, power
 __all__ = ["dual_step"]
 
 _ONE, _ZERO = np.float32(1), np.float32(0)
+_NORMAL = np.int32(0x00800000)  # bits of the least number whose reciprocal is finite for certain
+_UP = np.float32(2**64)
 _INFINITE = np.int32(0x7F800000)  # bits of infinity; those of NaN are above
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _ROUNDING = np.float32(16 * np.finfo(np.float32).eps)
@@ -84,6 +86,10 @@ def dual_step(
             for j in range(n):
                 vi[j] = wi[j] = np.nan
             continue
+        if largest < _NORMAL:  # what is left of a momentum whose gradients have been 0 for long
+            for j in range(n):
+                direction[j] *= _UP
+            largest = bits(from_bits(largest) * _UP)
         scale = _ONE / from_bits(largest)
         total = _ZERO
         for j in range(n):
