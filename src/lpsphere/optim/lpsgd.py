@@ -121,7 +121,7 @@ class LpSGD(Optimizer):
 
     @torch.no_grad()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group and put its weights on their spheres.
+        """Add a group and put its weights on their spheres; neurons that are there but for rounding stay as they are.
 
         Raises:
             TypeError, ValueError: As the constructor.
@@ -268,7 +268,9 @@ class LpSGD(Optimizer):
         unit = project(weights, p, dim=dims)
         point = signed_power(unit, p - 1) if group["form"] == "dual" else unit
         state[group["form"]] = point.reshape(param.shape)
-        layout.split(param).copy_(on_radius(self._radius(param, group), unit, dims))
+        moved = on_radius(self._radius(param, group), unit, dims)
+        there = spread(~row_any(~_as_good_as(weights, moved, param, point, p), dims), dims)  # such as restored weights
+        layout.split(param).copy_(torch.where(there, weights, moved))
 
     def _reread(self, param: Tensor, group: dict[str, Any]) -> None:
         """Take over the neurons whose weight is no longer the one that the state gives; the others keep their state."""
@@ -279,8 +281,7 @@ class LpSGD(Optimizer):
         point, weights = layout.split(state[form]), layout.split(_computable(param))
         unit = signed_power(point, 1 / (p - 1)) if form == "dual" else point
         expected = on_radius(self._radius(param, group), unit, dims)
-        rounding = torch.finfo(param.dtype).eps + 16 * torch.finfo(point.dtype).eps / min(1.0, p - 1)
-        same = torch.isclose(weights, expected, rtol=rounding, atol=torch.finfo(param.dtype).tiny)
+        same = _as_good_as(weights, expected, param, point, p)
         if mask is not None:
             same &= layout.split(mask) | (point == 0)
         kept = spread(~row_any(~same, dims), dims)
@@ -397,6 +398,12 @@ def _dense_gradient(param: Tensor) -> Tensor:
     if gradient.is_sparse:
         raise RuntimeError("LpSGD takes dense gradients only: use nn.Embedding(..., sparse=False)")
     return gradient
+
+
+def _as_good_as(weights: Tensor, others: Tensor, param: Tensor, point: Tensor, p: float) -> Tensor:
+    """Where weights of a parameter are equal to others but for rounding, theirs and that of a step's powers."""
+    rounding = torch.finfo(param.dtype).eps + 16 * torch.finfo(point.dtype).eps / min(1.0, p - 1)
+    return torch.isclose(weights, others, rtol=rounding, atol=torch.finfo(param.dtype).tiny)
 
 
 def _computable(weight: Tensor) -> Tensor:
