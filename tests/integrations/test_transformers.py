@@ -1,4 +1,3 @@
-import copy
 import math
 
 import pytest
@@ -9,7 +8,8 @@ from lpsphere.neurons import select
 
 transformers = pytest.importorskip("transformers")
 integration = pytest.importorskip("lpsphere.integrations.transformers")
-SparseTraining, make_optimizer = integration.SparseTraining, integration.make_optimizer
+SparseTraining = integration.SparseTraining
+make_optimizer = lp.SpheresAndAdamW.of_model
 
 VOCABULARY, LENGTH = 20, 12
 
@@ -149,29 +149,3 @@ def test_the_best_model_has_its_own_masks(tmp_path):
     assert not trainer.state.best_model_checkpoint.endswith("-60")
     for name, expected in best.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], expected, rtol=0, atol=0, msg=name)
-
-
-def test_the_optimizer_is_of_two_kinds_and_can_be_saved():
-    model = gpt()
-    optimizer = make_optimizer(model, p=1.3, lr=0.02, adam_lr=0.005)
-    on_spheres = {id(param) for group in optimizer.spheres.param_groups for param in group["params"]}
-    assert on_spheres == {id(neuron.weight) for neuron in select(model)}
-    rest = {id(param) for group in optimizer.rest.param_groups for param in group["params"]}
-    assert rest | on_spheres == {id(param) for param in model.parameters()}
-    assert not rest & on_spheres
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
-    assert {group["lr"] for group in optimizer.spheres.param_groups} == {0.01}
-    assert {group["lr"] for group in optimizer.rest.param_groups} == {0.0025}
-    model(input_ids=torch.arange(LENGTH)[None], labels=torch.arange(LENGTH)[None]).loss.backward()
-    optimizer.step()
-    schedule.step()
-    twin_model = gpt()
-    twin = make_optimizer(twin_model, p=1.3, lr=0.02, adam_lr=0.005)
-    twin_model.load_state_dict(model.state_dict())
-    twin.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for own, other in ((model, optimizer), (twin_model, twin)):
-        other.zero_grad()
-        own(input_ids=torch.arange(LENGTH)[None], labels=torch.arange(LENGTH)[None]).loss.backward()
-        other.step()
-    for (name, expected), found in zip(model.named_parameters(), twin_model.parameters(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=0, msg=name)

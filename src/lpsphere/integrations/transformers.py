@@ -1,20 +1,15 @@
-"""For Hugging Face's Trainer: a callback with a topology method, and an optimizer. Needs the extra transformers."""
+"""For Hugging Face's Trainer: a callback that attaches a topology method. Needs the extra transformers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import nn
-from torch.optim.optimizer import Optimizer
 
-from lpsphere.groups import param_groups
 from lpsphere.integrations.methods import attach, find_method, hoyer_by_layer
-from lpsphere.neurons import Rule
-from lpsphere.optim import LpSGD
 from lpsphere.topology import Topology
+from lpsphere.topology.checks import unwrap
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -24,109 +19,9 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["SparseTraining", "SpheresAndAdamW", "make_optimizer"]
+__all__ = ["SparseTraining"]
 
 _FILE = "topology.pt"
-
-
-class SpheresAndAdamW(Optimizer):
-    """Two optimizers as one: `lpsphere.LpSGD` for the weights on spheres, AdamW for everything else.
-
-    Their groups are those of the two, one after the other, so that a scheduler changes the learning rates of both;
-    their state is kept side by side. Topology methods attach to ``spheres``; `SparseTraining` knows that.
-
-    Attributes:
-        spheres: The `lpsphere.LpSGD`.
-        rest: The AdamW.
-
-    Args:
-        spheres: The optimizer of the weights on spheres.
-        rest: The optimizer of the others.
-    """
-
-    def __init__(self, spheres: LpSGD, rest: torch.optim.AdamW) -> None:
-        self.spheres, self.rest = spheres, rest
-        super().__init__([*spheres.param_groups, *rest.param_groups], {})
-        self._share_groups()
-
-    def _share_groups(self) -> None:
-        """Have the groups of the two, not copies: loading a state replaces them."""
-        self.param_groups = [*self.spheres.param_groups, *self.rest.param_groups]
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take a step of both; a closure is evaluated once, before."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        self.spheres.step()
-        self.rest.step()
-        return loss
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of both."""
-        return {"spheres": self.spheres.state_dict(), "rest": self.rest.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore both.
-
-        Raises:
-            KeyError: If the state is not one of these two.
-            ValueError: If the parameter groups do not fit.
-        """
-        self.spheres.load_state_dict(state_dict["spheres"])
-        self.rest.load_state_dict(state_dict["rest"])
-        self._share_groups()
-
-
-def make_optimizer(
-    model: nn.Module,
-    *,
-    p: float | Literal["auto"] = 1.2,
-    lr: float = 0.01,
-    adam_lr: float = 1e-3,
-    weight_decay: float = 0.01,
-    betas: tuple[float, float] = (0.9, 0.999),
-    momentum: float = 0.9,
-    radius: float | Literal["init"] = "init",
-    sparsity: float | None = None,
-    rules: Sequence[Rule] | None = None,
-) -> SpheresAndAdamW:
-    """The optimizer for a transformer: weights of attention and MLP on spheres, the rest with AdamW.
-
-    What is on a sphere is what `lpsphere.param_groups` selects: every Linear weight (and ``Conv1D``'s of GPT-2) but
-    those that are shared with an embedding, and the last Linear. Embeddings, norms and biases are the rest.
-
-    Args:
-        model: The model.
-        p: Exponent of the spheres, or "auto": what suits ``sparsity``.
-        lr: Peak learning rate of the spheres, in [0, 1].
-        adam_lr: Peak learning rate of the rest.
-        weight_decay: Of the rest, but for norms and biases.
-        betas: Of AdamW.
-        momentum: Nesterov momentum on the spheres.
-        radius: Radius of the spheres; "init": each neuron keeps the norm it was initialised with, which suits networks
-            whose layers are not each followed by a norm.
-        sparsity: The target, for ``p="auto"``.
-        rules: As for `lpsphere.param_groups`.
-
-    Returns:
-        The optimizer, for ``Trainer(..., optimizers=(optimizer, None))``.
-
-    Raises:
-        TypeError, ValueError: As `lpsphere.param_groups` and `lpsphere.LpSGD`.
-    """
-    groups = param_groups(model, p, sparsity=sparsity, rules=rules, lr=lr, other_lr=adam_lr, radius=radius)
-    on_spheres = [group for group in groups if group.get("p") is not None]
-    taken = {id(param) for group in on_spheres for param in group["params"]}
-    rest = [param for param in model.parameters() if id(param) not in taken and param.requires_grad]
-    adam = [
-        {"params": [param for param in rest if param.ndim > 1], "weight_decay": weight_decay},
-        {"params": [param for param in rest if param.ndim <= 1], "weight_decay": 0.0},
-    ]
-    spheres = LpSGD(on_spheres, lr=lr, momentum=momentum, nesterov=momentum > 0)
-    return SpheresAndAdamW(spheres, torch.optim.AdamW([g for g in adam if g["params"]], lr=adam_lr, betas=betas))
 
 
 class SparseTraining(TrainerCallback):
@@ -136,6 +31,8 @@ class SparseTraining(TrainerCallback):
     ``trainer.train(resume_from_checkpoint=True)`` goes on from it. The model's own files are as they are without the
     callback. When training is done the model is left plain, with zeros where no connection is. With
     ``load_best_model_at_end`` the masks of the best checkpoint are taken.
+
+    For neurons on spheres give the Trainer an `lpsphere.SpheresAndAdamW`: ``optimizers=(optimizer, None)``.
 
     The Trainer's logs get ``sparsity``, ``threshold`` (the largest score dropped at the last update) and ``hoyer``,
     Hoyer's sparsity of the connections, mean over layers. ``max_grad_norm`` counts the gradients of all weights, as the
@@ -157,7 +54,7 @@ class SparseTraining(TrainerCallback):
 
     Example:
         >>> Trainer(model, args, train_dataset=data, callbacks=[SparseTraining("semi-pruning", sparsity=0.9)],
-        ...         optimizers=(make_optimizer(model), None))
+        ...         optimizers=(lpsphere.SpheresAndAdamW.of_model(model), None))
     """
 
     def __init__(
@@ -177,7 +74,7 @@ class SparseTraining(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Attach the method, or go on with what was saved; model and optimizer are restored by now."""
-        model, optimizer = kwargs["model"], _inner(kwargs["optimizer"])
+        model, optimizer = kwargs["model"], unwrap(kwargs["optimizer"])
         saved = None
         if state.global_step > 0:
             saved = _read(self.resume_from or _folder(args, state.global_step))
@@ -222,13 +119,6 @@ class SparseTraining(TrainerCallback):
             self.topology.load_state_dict(_read(state.best_model_checkpoint))
         self.topology.finalize()
         self.topology = None
-
-
-def _inner(optimizer: Any) -> Optimizer:
-    """The torch optimizer that trains the weights on spheres, or all."""
-    while not isinstance(optimizer, Optimizer) or hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    return optimizer.spheres if isinstance(optimizer, SpheresAndAdamW) else optimizer
 
 
 def _folder(args: TrainingArguments, step: int) -> Path:
