@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lpsphere.kernels import ConnectionIndex
 from lpsphere.neurons import NeuronLayout, NeuronWeight, SegmentLayout
+from lpsphere.sparse.direct import DirectRun, needs_graph
 from lpsphere.sparse.product import sparse_product
 from lpsphere.sparse.structure import (
     check_saved_structure,
@@ -96,6 +97,7 @@ class SparseLinear(nn.Module):
     columns: Tensor
     _factors: list[tuple[Tensor, Tensor]] | None = None
     """dY and X of the backward passes since the gradient was zeroed, while they are kept."""
+    _direct: DirectRun | None = None
 
     def __init__(
         self,
@@ -274,7 +276,7 @@ class SparseLinear(nn.Module):
 
     def _resize(self, connections: int) -> None:
         """Room for so many connections in the same Parameter; what is in it is undefined."""
-        self.weight.grad = None
+        self.weight.grad, self._direct = None, None
         if connections != self.connections:
             self.weight.data = self.weight.data.new_empty(connections)
             self.columns = self.columns.new_empty(connections)
@@ -292,6 +294,9 @@ class SparseLinear(nn.Module):
             TypeError: If the input's type is not supported, or only one of input and weights is float64.
             ValueError: If its last dimension is not in_features, or it or the layer is not on the CPU.
         """
+        result = self._without_gradient(input)
+        if result is not None:
+            return result
         weight, bias = self.weight, self.bias
         kind = self._check_input(input, weight)
         x = _in_type(input, kind).reshape(math.prod(input.shape[:-1]), self.in_features).t().contiguous()
@@ -299,6 +304,16 @@ class SparseLinear(nn.Module):
         if self._factors is not None and y.requires_grad and weight.requires_grad:
             self._keep_factors_of(y, x.detach())
         return _in_type(y.t().reshape(*input.shape[:-1], self.out_features), input.dtype)
+
+    def _without_gradient(self, input: Tensor) -> Tensor | None:
+        """The output where no gradient is wanted and no type is to be converted; None elsewhere."""
+        if needs_graph(input):
+            return None
+        run = self._direct
+        if run is None or not run.fits():
+            run = DirectRun((self,), (False,), feature_major=True) if DirectRun.possible((self,)) else None
+            self._direct = run
+        return None if run is None or run.wants_gradients() else run(input)
 
     def _keep_factors_of(self, y: Tensor, x: Tensor) -> None:
         if self._factors and (self.weight.grad is None or not self.weight.grad.any()):
@@ -368,7 +383,7 @@ class SparseLinear(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # arrays that share memory with these buffers, not with a copy's; and a copy has no method that asks for factors
-        return {**self.__dict__, "_indexed": None, "_factors": None}
+        return {**self.__dict__, "_indexed": None, "_factors": None, "_direct": None}
 
     def extra_repr(self) -> str:
         """Sizes, connections and sparsity, for ``print``."""
