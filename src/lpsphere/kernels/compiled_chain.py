@@ -21,8 +21,7 @@ from lpsphere.kernels.compiled import REGISTER, Emitter, multiply
 __all__ = ["run", "run_parallel"]
 
 
-@intrinsic
-def _array(_: Any, address: Any, shape: Any, like: Any) -> Any:
+def _array_at(_: Any, address: Any, shape: Any, like: Any) -> Any:
     """The C-contiguous array at an address, with elements of the type of ``like``."""
     result = types.Array(like, shape.count, "C")
 
@@ -45,8 +44,10 @@ def _array(_: Any, address: Any, shape: Any, like: Any) -> Any:
     return result(address, shape, like), generate
 
 
-@intrinsic
-def _transpose_block(_: Any, x: Any, start: Any, stride: Any, y: Any, place: Any, width: Any) -> Any:
+_array: Any = intrinsic(_array_at)
+
+
+def _transposed_block(_: Any, x: Any, start: Any, stride: Any, y: Any, place: Any, width: Any) -> Any:
     """`_transpose` of as many rows and columns as a register has elements."""
     result = types.void(x, start, stride, y, place, width)
 
@@ -71,6 +72,9 @@ def _transpose_block(_: Any, x: Any, start: Any, stride: Any, y: Any, place: Any
     return result, generate
 
 
+_transpose_block: Any = intrinsic(_transposed_block)
+
+
 @njit(nogil=True)
 def _transpose(x: Any, start: int, stride: int, rows: int, columns: int, y: Any, place: int, width: int) -> None:
     """y[place + j * width + i] = x[start + i * stride + j], for i below ``rows`` and j below ``columns``."""
@@ -78,7 +82,7 @@ def _transpose(x: Any, start: int, stride: int, rows: int, columns: int, y: Any,
     whole_rows, whole_columns = rows - rows % lanes, columns - columns % lanes
     for i in range(0, whole_rows, lanes):
         for j in range(0, whole_columns, lanes):
-            _transpose_block(x, start + i * stride + j, stride, y, place + j * width + i, width)  # type: ignore[call-arg]
+            _transpose_block(x, start + i * stride + j, stride, y, place + j * width + i, width)
     for i in range(rows):
         for j in range(whole_columns if i < whole_rows else 0, columns):
             y[place + j * width + i] = x[start + i * stride + j]
@@ -96,20 +100,22 @@ def _copy(x: Any, start: int, stride: int, rows: int, columns: int, y: Any, plac
 def _layer(layer: Any, x: int, y: int, samples: int, like: Any) -> None:
     """Y = W X + b, or what of it is above 0, where the plan says so."""
     neurons, connections = layer[5], layer[6]
-    pointers = _array(layer[0], (neurons + 1,), np.int32(0))  # type: ignore[call-arg]
-    columns = _array(layer[1], (connections,), np.int32(0))  # type: ignore[call-arg]
-    values = _array(layer[2], (connections,), like)  # type: ignore[call-arg]
-    bias = _array(layer[3], (neurons if layer[3] else 0,), like)  # type: ignore[call-arg]
-    given = _array(x, (layer[4], samples), like)  # type: ignore[call-arg]
-    multiply(pointers, columns, values, bias, given, _array(y, (neurons, samples), like), 0, neurons)  # type: ignore[call-arg]
+    pointers = _array(layer[0], (neurons + 1,), np.int32(0))
+    columns = _array(layer[1], (connections,), np.int32(0))
+    values = _array(layer[2], (connections,), like)
+    bias = _array(layer[3], (neurons if layer[3] else 0,), like)
+    given = _array(x, (layer[4], samples), like)
+    multiply(pointers, columns, values, bias, given, _array(y, (neurons, samples), like), 0, neurons)
     if layer[7]:
-        flat = _array(y, (neurons * samples,), like)  # type: ignore[call-arg]
+        flat = _array(y, (neurons * samples,), like)
         for i in range(flat.size):
             flat[i] = like if flat[i] < 0 else flat[i]
 
 
 @njit(nogil=True)
-def _tile(plan: Any, x: Any, x_turned: int, y: Any, y_turned: int, batch: int, first: int, last: int, room: Any) -> None:
+def _tile(
+    plan: Any, x: Any, x_turned: int, y: Any, y_turned: int, batch: int, first: int, last: int, room: Any
+) -> None:
     """All layers for the samples first..last, with `_room` for what lies between two layers, and the next two."""
     count, samples, like = len(plan), last - first, x.dtype.type(0)
     features, neurons = plan[0, 4], plan[count - 1, 5]
@@ -119,19 +125,19 @@ def _tile(plan: Any, x: Any, x_turned: int, y: Any, y_turned: int, batch: int, f
     places = start, start + size
     given, result = places
     if not x_turned:
-        there = _array(given, (features * samples,), like)  # type: ignore[call-arg]
+        there = _array(given, (features * samples,), like)
         _transpose(x, first * features, features, samples, features, there, 0, samples)
     elif alone:
         given = np.intp(x.ctypes.data)
     else:
-        there = _array(given, (features * samples,), like)  # type: ignore[call-arg]
+        there = _array(given, (features * samples,), like)
         _copy(x, first, batch, features, samples, there, 0, samples)
     for i in range(count):
         if alone and y_turned and i == count - 1:
             result = np.intp(y.ctypes.data)
         _layer(plan[i], given, result, samples, like)
         given, result = result, places[i % 2]
-    there = _array(given, (neurons * samples,), like)  # type: ignore[call-arg]
+    there = _array(given, (neurons * samples,), like)
     if not y_turned:
         _transpose(there, 0, samples, neurons, samples, y, first * neurons, neurons)
     elif not alone:
@@ -149,17 +155,15 @@ def _room(plan: Any, samples: int, bytes_each: int) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def run(
-    plan: int, layers: int, x: int, x_turned: int, y: int, y_turned: int, batch: int, tile: int, like: Any
-) -> None:
+def run(plan: int, layers: int, x: int, x_turned: int, y: int, y_turned: int, batch: int, tile: int, like: Any) -> None:
     """All layers for a batch; in x and y, where they are turned, a row is a feature, and elsewhere a sample.
 
     A row of the plan is a layer: the addresses of its pointers, columns, weights and biases (0: none), the numbers of
     its input features, neurons and connections, and 1 where of its outputs what is above 0 goes on.
     """
-    rows = _array(plan, (layers, 8), np.int64(0))  # type: ignore[call-arg]
-    inputs = _array(x, (batch * rows[0, 4],), like)  # type: ignore[call-arg]
-    outputs = _array(y, (batch * rows[layers - 1, 5],), like)  # type: ignore[call-arg]
+    rows = _array(plan, (layers, 8), np.int64(0))
+    inputs = _array(x, (batch * rows[0, 4],), like)
+    outputs = _array(y, (batch * rows[layers - 1, 5],), like)
     room = _room(rows, min(batch, tile), inputs.itemsize)
     for first in range(0, batch, tile):
         _tile(rows, inputs, x_turned, outputs, y_turned, batch, first, min(batch, first + tile), room)
@@ -170,9 +174,9 @@ def run_parallel(
     plan: int, layers: int, x: int, x_turned: int, y: int, y_turned: int, batch: int, tile: int, like: Any
 ) -> None:
     """`run` with the tiles shared among the threads."""
-    rows = _array(plan, (layers, 8), np.int64(0))  # type: ignore[call-arg]
-    inputs = _array(x, (batch * rows[0, 4],), like)  # type: ignore[call-arg]
-    outputs = _array(y, (batch * rows[layers - 1, 5],), like)  # type: ignore[call-arg]
+    rows = _array(plan, (layers, 8), np.int64(0))
+    inputs = _array(x, (batch * rows[0, 4],), like)
+    outputs = _array(y, (batch * rows[layers - 1, 5],), like)
     for i in prange((batch + tile - 1) // tile):
         room = _room(rows, min(batch, tile), inputs.itemsize)
         _tile(rows, inputs, x_turned, outputs, y_turned, batch, i * tile, min(batch, (i + 1) * tile), room)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -38,7 +39,8 @@ class SparseChain(nn.Module):
         (..., in_features of the first layer) -> (..., out_features of the last), any leading dimensions, none included.
 
     Example:
-        >>> chain = SparseChain([SparseLinear(784, 300, sparsity=0.95), SparseLinear(300, 10, sparsity=0.9)], [True, False])
+        >>> layers = SparseLinear(784, 300, sparsity=0.95), SparseLinear(300, 10, sparsity=0.9)
+        >>> chain = SparseChain(layers, (True, False))
         >>> with torch.no_grad():
         ...     chain(torch.randn(8, 784)).shape
         torch.Size([8, 10])
@@ -54,9 +56,11 @@ class SparseChain(nn.Module):
             if not isinstance(layer, SparseLinear | nn.Linear):
                 raise TypeError(f"a chain has SparseLinear and nn.Linear layers, got {type(layer).__name__}")
         if not layers or len(layers) != len(relu):
-            raise ValueError(f"relu must have an entry for each of at least one layer, got {len(relu)} for {len(layers)}")
+            raise ValueError(
+                f"relu must have an entry for each of at least one layer, got {len(relu)} for {len(layers)}"
+            )
         sizes = [(int(layer.in_features), int(layer.out_features)) for layer in layers]  # type: ignore[arg-type]
-        for (_, given), (taken, _) in zip(sizes, sizes[1:], strict=False):
+        for (_, given), (taken, _) in pairwise(sizes):
             if given != taken:
                 raise ValueError(f"a layer takes {taken} features, but the one before it returns {given}")
         self.layers, self.relu = nn.ModuleList(layers), tuple(bool(follows) for follows in relu)
@@ -103,7 +107,7 @@ class SparseChain(nn.Module):
         for layer, follows in zip(self.layers, self.relu, strict=True):
             modules.append(layer.to_dense() if isinstance(layer, SparseLinear) else layer)
             modules += [nn.ReLU()] if follows else []
-        return cast(nn.Sequential, nn.Sequential(*modules).train(self.training))
+        return nn.Sequential(*modules).train(self.training)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_direct": None}  # addresses of these tensors, not of a copy's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DirectRun", "needs_graph"]
 
+_version = attrgetter("_version")
 _GLOBAL_HOOKS = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
 
 
@@ -47,30 +49,25 @@ class DirectRun:
         self.dtype = layers[0].weight.dtype
         self.in_features, self.out_features = layers[0].in_features, layers[-1].out_features
         self._feature_major = feature_major
-        self._parameters: list[tuple[dict[str, Any], str, Tensor, int]] = []
-        self._absent: list[tuple[dict[str, Any], str]] = []
-        self._buffers: list[tuple[dict[str, Any], str, Tensor, int]] = []
+        self._tensors: list[tuple[dict[str, Any], str, Tensor | None]] = []
         self._hooks: list[Any] = []
         chain = []
         for layer, follows in zip(layers, relu, strict=True):
-            for name, parameter in layer._parameters.items():
-                if parameter is None:
-                    self._absent.append((layer._parameters, name))
-                else:
-                    self._parameters.append((layer._parameters, name, parameter, parameter.data_ptr()))
-            for name in ("row_pointers", "columns"):
-                buffer = layer._buffers[name]
-                assert buffer is not None
-                self._buffers.append((layer._buffers, name, buffer, buffer._version))
+            self._tensors += [(layer._parameters, name, layer._parameters[name]) for name in ("weight", "bias")]
+            self._tensors += [(layer._buffers, name, layer._buffers[name]) for name in ("row_pointers", "columns")]
             self._hooks += [layer._forward_hooks, layer._forward_pre_hooks]
             values, bias = layer.weight.detach().numpy(), layer.bias
             chain.append(ChainLayer(layer._index(), values, None if bias is None else bias.detach().numpy(), follows))
+        self._floats = [p for layer in layers for p in layer._parameters.values() if p is not None]
+        self._integers = [tensor for layer in layers for tensor in (layer.row_pointers, layer.columns)]
+        self._places = [*map(Tensor.data_ptr, self._floats)]
+        self._versions = [*map(_version, self._integers)]
         self._run = LayerChain(chain).run
 
     @staticmethod
     def possible(layers: Sequence[SparseLinear]) -> bool:
         """Whether layers can be run so: on the CPU, all in float32 or all in float64, their changes counted."""
-        kinds = set()
+        kinds: set[torch.dtype] = set()
         for layer in layers:
             if set(layer._parameters) != {"weight", "bias"}:  # something computes them
                 return False
@@ -85,17 +82,16 @@ class DirectRun:
 
     def fits(self) -> bool:
         """Whether the layers' tensors are still those, at their places, with the structure that was checked."""
-        for held, name, parameter, place in self._parameters:
-            if held.get(name) is not parameter or parameter.data_ptr() != place:
+        for held, name, tensor in self._tensors:
+            if held.get(name) is not tensor:
                 return False
-        for held, name, buffer, version in self._buffers:
-            if held.get(name) is not buffer or buffer._version != version:
-                return False
-        return not any(held.get(name) is not None for held, name in self._absent)
+        if [*map(Tensor.data_ptr, self._floats)] != self._places:
+            return False
+        return [*map(_version, self._integers)] == self._versions
 
     def wants_gradients(self) -> bool:
         """Whether one of the weights or biases needs its gradient."""
-        return torch.is_grad_enabled() and any(p.requires_grad for _, _, p, _ in self._parameters)
+        return torch.is_grad_enabled() and any(p.requires_grad for p in self._floats)
 
     def is_watched(self) -> bool:
         """Whether someone asks to be told of the calls of single layers."""
