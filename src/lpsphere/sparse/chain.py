@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -102,12 +103,13 @@ class SparseChain(nn.Module):
         return layers, DirectRun(layers, self.relu, feature_major=False)
 
     def to_dense(self) -> nn.Sequential:
-        """Layers of torch with the same outputs."""
-        modules: list[nn.Module] = []
-        for layer, follows in zip(self.layers, self.relu, strict=True):
-            modules.append(layer.to_dense() if isinstance(layer, SparseLinear) else layer)
-            modules += [nn.ReLU()] if follows else []
-        return nn.Sequential(*modules).train(self.training)
+        """Layers of torch with the same outputs, under the same names: ``layers.0`` and so on."""
+        modules: OrderedDict[str, nn.Module] = OrderedDict()
+        for i, (layer, follows) in enumerate(zip(self.layers, self.relu, strict=True)):
+            modules[str(i)] = layer.to_dense() if isinstance(layer, SparseLinear) else layer
+            if follows:
+                modules[f"{i}_relu"] = nn.ReLU()
+        return nn.Sequential(OrderedDict(layers=nn.Sequential(modules))).train(self.training)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_direct": None}  # addresses of these tensors, not of a copy's

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +12,6 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
 from lpsphere.kernels import ChainLayer, LayerChain
-
-if TYPE_CHECKING:
-    from lpsphere.sparse.linear import SparseLinear
 
 __all__ = ["DirectRun", "needs_graph"]
 
@@ -40,12 +37,12 @@ class DirectRun:
     Weights and biases are read where they are, so that changes in place count; the structure was checked once.
 
     Args:
-        layers: The layers, for which `possible` holds.
+        layers: `SparseLinear` layers, for which `possible` holds.
         relu: Whether a ReLU follows, for each.
         feature_major: Whether outputs are feature-major, rather than contiguous.
     """
 
-    def __init__(self, layers: Sequence[SparseLinear], relu: Sequence[bool], *, feature_major: bool) -> None:
+    def __init__(self, layers: Sequence[Any], relu: Sequence[bool], *, feature_major: bool) -> None:
         self.dtype = layers[0].weight.dtype
         self.in_features, self.out_features = layers[0].in_features, layers[-1].out_features
         self._feature_major = feature_major
@@ -58,14 +55,14 @@ class DirectRun:
             self._hooks += [layer._forward_hooks, layer._forward_pre_hooks]
             values, bias = layer.weight.detach().numpy(), layer.bias
             chain.append(ChainLayer(layer._index(), values, None if bias is None else bias.detach().numpy(), follows))
-        self._floats = [p for layer in layers for p in layer._parameters.values() if p is not None]
-        self._integers = [tensor for layer in layers for tensor in (layer.row_pointers, layer.columns)]
+        self._floats: list[Tensor] = [p for layer in layers for p in layer._parameters.values() if p is not None]
+        self._integers: list[Tensor] = [tensor for layer in layers for tensor in (layer.row_pointers, layer.columns)]
         self._places = [*map(Tensor.data_ptr, self._floats)]
         self._versions = [*map(_version, self._integers)]
         self._run = LayerChain(chain).run
 
     @staticmethod
-    def possible(layers: Sequence[SparseLinear]) -> bool:
+    def possible(layers: Sequence[Any]) -> bool:
         """Whether layers can be run so: on the CPU, all in float32 or all in float64, their changes counted."""
         kinds: set[torch.dtype] = set()
         for layer in layers:
