@@ -93,7 +93,7 @@ def folded_copy(model: MLP) -> MLP:
 def trained(data: str, epochs: int, sparsity: float, seed: int, run: Path | None) -> tuple[MLP, Any, dict[str, Any]]:
     """The network, its data, and where it comes from."""
     if run is not None:
-        config = TrainConfig.from_yaml((run / "config.yaml").read_text(encoding="utf-8"))
+        config = TrainConfig.load(run / "config.yaml")
         model = load_model(run / "model.safetensors")
         assert isinstance(model, MLP)
         return model.eval().requires_grad_(False), load_data(config), {"run": str(run), **config.to_dict()}

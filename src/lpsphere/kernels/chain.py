@@ -91,5 +91,7 @@ class LayerChain:
                 with team:
                     self._run_parallel(*self._arguments, x, x_order, y, y_order, batch, self._tile, self._zero)
                 return True
-        self._run(*self._arguments, x, x_order, y, y_order, batch, self._tile, self._zero)
+        in_place = x_order and y_order and len(self.layers) == 1  # nothing to bring into another order or to keep
+        tile = max(1, batch) if in_place else self._tile
+        self._run(*self._arguments, x, x_order, y, y_order, batch, tile, self._zero)
         return True

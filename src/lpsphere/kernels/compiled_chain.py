@@ -88,11 +88,29 @@ def _transpose(x: Any, start: int, stride: int, rows: int, columns: int, y: Any,
             y[place + j * width + i] = x[start + i * stride + j]
 
 
+def _copied_register(_: Any, x: Any, start: Any, y: Any, place: Any) -> Any:
+    """As many elements of y from ``place`` on as a register has, from those of x from ``start`` on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = Emitter(context, builder, signature.args, arguments, x.dtype)
+        emit.store(emit.load(emit.data(0), arguments[1], REGISTER // emit.bytes), emit.data(2), arguments[3])
+        return context.get_dummy_value()
+
+    return types.void(x, start, y, place), generate
+
+
+_copy_register: Any = intrinsic(_copied_register)
+
+
 @njit(nogil=True)
 def _copy(x: Any, start: int, stride: int, rows: int, columns: int, y: Any, place: int, width: int) -> None:
     """y[place + i * width + j] = x[start + i * stride + j], for i below ``rows`` and j below ``columns``."""
+    lanes = REGISTER // x.itemsize
+    whole = columns - columns % lanes
     for i in range(rows):
-        for j in range(columns):
+        for j in range(0, whole, lanes):
+            _copy_register(x, start + i * stride + j, y, place + i * width + j)
+        for j in range(whole, columns):
             y[place + i * width + j] = x[start + i * stride + j]
 
 
