@@ -255,7 +255,7 @@ def _in_best_forms(
         if chains and chains not in parts[:i]:
             variants += _joined(holder, args, chains, forms | sparse, faster, expected, tolerance)
     args = copy.deepcopy(args)
-    times = microseconds([lambda m=variant.holder.model: m(*args) for variant in variants])  # type: ignore[misc]
+    times = microseconds([lambda m=variant.holder.model: m(*args) for variant in variants], 0.1)  # type: ignore[misc]
     best = 0
     for i, taken in enumerate(times):
         best = i if taken < _GAIN * times[best] else best
