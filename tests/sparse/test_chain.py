@@ -310,6 +310,15 @@ def test_a_compiled_chain_gives_the_same():
     torch.testing.assert_close(torch.compile(module, backend="eager")(x), module(x))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
+def test_a_traced_chain_gives_the_same_for_other_inputs():
+    module = chain(20, 30, 4)
+    with torch.no_grad():
+        traced = torch.jit.trace(module, torch.randn(5, 20))
+        x = torch.randn(5, 20)
+        torch.testing.assert_close(traced(x), module(x))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast_changes_nothing(dtype):
     module, x = chain(20, 30, 4), torch.randn(5, 20).to(dtype)

@@ -456,6 +456,16 @@ def test_a_small_dense_layer_is_joined_with_sparse_ones(monkeypatch):
     assert joined(check(dense, torch.randn(4, 20))) == {}
 
 
+def test_a_layer_that_is_not_joined_keeps_its_name(monkeypatch):
+    measured(monkeypatch, sparse=True)
+    model = nn.Sequential(trained(chain(20, 30, 12), 0.2), nn.Sequential(nn.ReLU(), nn.Linear(12, 40)), nn.Sequential())
+    model[1][1].weight.data.mul_(torch.rand(40, 12) < 0.2)
+    model[2].append(nn.ReLU()).append(nn.Linear(40, 1000))  # too large to be tried as it is
+    result = check(model, torch.randn(4, 20))
+    assert joined(result) == {"0": ["0.0", "0.2", "1.1"]}
+    assert result.model.get_submodule("2.1").out_features == 1000
+
+
 @pytest.mark.parametrize("between", ["sigmoid", "dropout", "hook", "keep", "read twice", "function", "head of two"])
 def test_a_run_ends_where_something_else_comes_between(between, monkeypatch):
     class Net(nn.Module):

@@ -25,6 +25,7 @@ def needs_graph(input: Tensor) -> bool:
         type(input) is not Tensor
         or (input.requires_grad and torch.is_grad_enabled())
         or torch.compiler.is_compiling()
+        or torch._C._is_tracing()
         or forward_ad._current_level >= 0
         or not input.is_cpu
         or input.is_neg()

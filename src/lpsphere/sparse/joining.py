@@ -91,7 +91,7 @@ def join(run: Sequence[Link], forms: Mapping[str, SparseLinear]) -> tuple[Sparse
 
 
 def collapse(model: nn.Module, new: Iterable[nn.Module]) -> None:
-    """Put the only module in a ``nn.Sequential`` that does something in its place, where others in it were joined.
+    """Put a chain in the place of a ``nn.Sequential`` in which nothing else does something; nothing where nothing does.
 
     To call a module takes as long as thousands of connections, also if it does nothing.
 
@@ -106,6 +106,8 @@ def collapse(model: nn.Module, new: Iterable[nn.Module]) -> None:
         hooks = (module._forward_hooks, module._forward_pre_hooks)
         acting = [child for child in module if type(child) is not nn.Identity]
         if any(hooks) or len(acting) > 1 or not added.intersection(id(child) for child in module):
+            continue
+        if acting and type(acting[0]) is not SparseChain:  # which keeps its name
             continue
         left = acting[0] if acting else module[0]
         added.add(id(left))
