@@ -18,8 +18,7 @@ def arrays(seed, lengths):
 
 def step(lengths, w, v, gradient, momentum, mask, radii, flags=(True, False)):
     pointers = np.cumsum([0, *lengths])
-    scratch = np.empty((2, 200), np.float32)
-    dual_step(pointers, w, v, gradient, momentum, mask, radii, scratch, SETTINGS, flags)
+    dual_step(pointers, w, v, gradient, momentum, mask, radii, SETTINGS, flags)
 
 
 @pytest.mark.parametrize(("moving", "masked", "own_radii"), [*itertools.product([False, True], repeat=3)])
