@@ -54,3 +54,34 @@ def test_nan_stays_within_its_neuron():
     step([4, 3], w, v, gradient, momentum, None, np.ones(1, np.float32))
     assert np.isnan(w[:4]).all()
     assert np.isfinite(w[4:]).all()
+
+
+def test_a_direction_too_small_to_be_scaled_moves_nothing():
+    w, v, gradient, _ = arrays(0, [4, 3])
+    gradient[:4] = 1e-40
+    before = w.copy(), v.copy()
+    step([4, 3], w, v, gradient, None, None, np.ones(1, np.float32))
+    np.testing.assert_array_equal(w[:4], before[0][:4])
+    np.testing.assert_array_equal(v[:4], before[1][:4])
+    assert (w[4:] != before[0][4:]).all()
+
+
+def test_many_rows_of_all_lengths_are_right():
+    lengths = [*range(70), 1500, 3, 1024, 16, 2000, *[17] * 40]
+    w, v, gradient, momentum = arrays(0, lengths)
+    settings, radius = SETTINGS, 2.0
+    p, eta, mu, gain = settings
+    q = p / (p - 1)
+    found = w.copy(), v.copy(), momentum.copy()
+    step(lengths, found[0], found[1], gradient, found[2], None, np.array([radius], np.float32))
+    for start, stop in itertools.pairwise(np.cumsum([0, *lengths])):
+        row = slice(start, stop)
+        m = mu * momentum[row].astype(np.float64) + gain * gradient[row]
+        d = gradient[row] + mu * m
+        x = (1 - eta) * v[row].astype(np.float64) - eta * d / (np.abs(d) ** q).sum() ** (1 / q)
+        x /= (np.abs(x) ** q).sum() ** (1 / q)
+        np.testing.assert_allclose(found[2][row], m, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found[1][row], x, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            found[0][row], radius * np.sign(x) * np.abs(x) ** (1 / (p - 1)), rtol=3e-5, atol=1e-6
+        )

@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -61,13 +60,13 @@ _lanes, _flags = _Lanes(), _Flags()
 @register_model(_Lanes)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _FLOATS)
+        super().__init__(manager, kind, _FLOATS)  # type: ignore[no-untyped-call]
 
 
 @register_model(_Flags)
 class _FlagsModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _BYTES)
+        super().__init__(manager, kind, _BYTES)  # type: ignore[no-untyped-call]
 
 
 def _function(result: Any, generate: Callable[..., Any]) -> Any:
@@ -111,9 +110,17 @@ def _pointer(builder: Any, data: Any, offset: Any, element: Any, kind: Any) -> A
     return builder.bitcast(builder.gep(data, [offset], source_etype=element), kind.as_pointer())
 
 
+def _instruction(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    """An instruction that the compiler offers as a function."""
+    kind = ir.FunctionType(result, arguments)
+    return cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}")  # type: ignore[no-untyped-call]
+
+
 def _inside(builder: Any, count: Any) -> Any:
     """Which lanes are among the first ``count``."""
-    return builder.icmp_signed("<", ir.Constant(_INTS, list(range(LANES))), _splat(builder, builder.trunc(count, _INT), _INTS))
+    return builder.icmp_signed(
+        "<", ir.Constant(_INTS, list(range(LANES))), _splat(builder, builder.trunc(count, _INT), _INTS)
+    )
 
 
 def _whole(builder: Any, count: Any) -> Any:
@@ -121,21 +128,18 @@ def _whole(builder: Any, count: Any) -> Any:
 
 
 def _load(element: Any, kind: Any) -> Callable[..., Any]:
+    suffix, size = (f"v{LANES}f32", 4) if element is _FLOAT else (f"v{LANES}i8", 1)
+
     def generate(builder: Any, data: Any, offset: Any, count: Any) -> Any:
         place = _pointer(builder, data, offset, element, kind)
-        suffix = f"v{LANES}{'f32' if element is _FLOAT else 'i8'}"
-        masked = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(kind, [place.type, _INT, _BITS, kind]),
-            f"llvm.masked.load.{suffix}.p0{suffix}",
-        )
+        masked = _instruction(builder, f"masked.load.{suffix}.p0{suffix}", kind, [place.type, _INT, _BITS, kind])
         with builder.if_else(_whole(builder, count)) as (then, otherwise):
             with then:
-                whole = builder.load(place, align=element is _FLOAT and 4 or 1, typ=kind)
+                whole = builder.load(place, align=size, typ=kind)
                 from_whole = builder.block
             with otherwise:
-                align = ir.Constant(_INT, 4 if element is _FLOAT else 1)
-                part = builder.call(masked, [place, align, _inside(builder, count), ir.Constant(kind, None)])
+                inside, zeros = _inside(builder, count), ir.Constant(kind, None)
+                part = builder.call(masked, [place, ir.Constant(_INT, size), inside, zeros])
                 from_part = builder.block
         found = builder.phi(kind)
         found.add_incoming(whole, from_whole)
@@ -147,11 +151,8 @@ def _load(element: Any, kind: Any) -> Callable[..., Any]:
 
 def _store(builder: Any, data: Any, offset: Any, count: Any, x: Any) -> None:
     place = _pointer(builder, data, offset, _FLOAT, _FLOATS)
-    masked = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(ir.VoidType(), [_FLOATS, place.type, _INT, _BITS]),
-        f"llvm.masked.store.v{LANES}f32.p0v{LANES}f32",
-    )
+    name, arguments = f"masked.store.v{LANES}f32.p0v{LANES}f32", [_FLOATS, place.type, _INT, _BITS]
+    masked = _instruction(builder, name, ir.VoidType(), arguments)
     with builder.if_else(_whole(builder, count)) as (then, otherwise):
         with then:
             builder.store(x, place, align=4)
@@ -165,9 +166,7 @@ def _larger(builder: Any, x: Any, y: Any) -> Any:
 
 
 def _largest_of(builder: Any, x: Any) -> Any:
-    reduce = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(_INT, [_INTS]), f"llvm.vector.reduce.smax.v{LANES}i32"
-    )
+    reduce = _instruction(builder, f"vector.reduce.smax.v{LANES}i32", _INT, [_INTS])
     return builder.bitcast(builder.call(reduce, [_magnitude_bits(builder, x)]), _FLOAT)
 
 
@@ -196,9 +195,7 @@ def _power_of(builder: Any, x: Any, head: Any, tail: Any) -> Any:
     log = builder.fmul(_polynomial(builder, LOG2_RATIO, f), f)
     exponent = _splat(builder, builder.fadd(head, tail), _FLOATS)
     head, tail = _splat(builder, head, _FLOATS), _splat(builder, tail, _FLOATS)
-    floor = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(_FLOATS, [_FLOATS]), f"llvm.floor.v{LANES}f32"
-    )
+    floor = _instruction(builder, f"floor.v{LANES}f32", _FLOATS, [_FLOATS])
     whole = builder.call(floor, [_multiply_add(builder, exponent, builder.fadd(n, log), _all(0.5))])
     rest = builder.fadd(
         _multiply_add(builder, head, n, builder.fneg(whole)),

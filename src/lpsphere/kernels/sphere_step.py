@@ -8,7 +8,8 @@ Knows arrays; nothing of parameters, groups or masks' owners.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -37,10 +38,16 @@ __all__ = ["dual_step"]
 _ONE = np.float32(1)
 _ROUNDING = np.float32(16 * np.finfo(np.float32).eps)
 _ENTRIES = 1024
-"""Entries that are stepped at a time, if they are of several rows: each goes through a long chain of operations, of which
-a processor can do those of several rows at once."""
+"""Entries that are stepped at a time, if they are of several rows: those go through long chains of operations side by
+side, which one row alone would wait for."""
 
-_compiled: Any = njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def _compiled(function: Function) -> Function:
+    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+    compiled: Any = njit(fastmath={"contract", "reassoc", "nsz"}, **options)(function)
+    return cast(Function, compiled)
 
 
 @_compiled
@@ -94,7 +101,7 @@ def _whole(n: int) -> int:
 
 @_compiled
 def _scale_by_power(scales: Any, totals: Any, factor: Any, exponent: float) -> None:
-    """scale <- factor * scale * total^-exponent."""
+    """The scales times factor * total^-exponent."""
     head, tail = head_and_tail(exponent)
     for k in range(LANES):
         totals[k] = _ONE / totals[k]
@@ -106,7 +113,10 @@ def _scale_by_power(scales: Any, totals: Any, factor: Any, exponent: float) -> N
 def _direct(
     ends: Any, gradient: Any, momentum: Any, mask: Any, room: Any, scales: Any, settings: Any, flags: Any
 ) -> None:
-    """The directions, into room[0]; the scale is 1 / a row's largest magnitude, 0 if that is next to 0, NaN if not finite."""
+    """The directions, into room[0].
+
+    The scale is 1 / a row's largest magnitude; 0 if that is next to 0, and NaN if it is not finite.
+    """
     mu, gain = np.float32(settings[0]), np.float32(settings[1])
     nesterov, negated = flags
     sign = np.float32(-1 if negated else 1)

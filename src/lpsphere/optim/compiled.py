@@ -18,6 +18,7 @@ __all__ = ["WORTH_COMPILING", "can_compile", "compiled_step"]
 WORTH_COMPILING = 100_000
 """Weights on spheres, in all, from which an optimizer takes compiled steps."""
 
+
 def can_compile(param: Tensor, layout: Layout) -> bool:
     """Whether this weight is such that `compiled_step` can take it."""
     if param.dtype != torch.float32 or param.device.type != "cpu":
