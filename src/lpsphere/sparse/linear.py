@@ -299,6 +299,8 @@ class SparseLinear(nn.Module):
         kind = self._check_input(input, weight)
         x = _in_type(input, kind)
         x = x if x.ndim == 2 else x.reshape(math.prod(input.shape[:-1]), self.in_features)
+        if self._factors is not None:
+            x = x.t().contiguous().t()  # one copy for the product and the factors
         y = sparse_product(self._index(), x, _in_type(weight, kind), None if bias is None else _in_type(bias, kind))
         if self._factors is not None and y.requires_grad and weight.requires_grad:
             self._keep_factors_of(y, x.detach().t())
