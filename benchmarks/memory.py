@@ -1,11 +1,11 @@
 """The memory that training takes, dense and sparse: peaks of processes of their own.
 
-Each case trains a perceptron with ReLU in a new process, with LpSGD at p = 1.15 and momentum where it is sparse and with
-torch.optim.SGD with momentum where it is dense, for some steps, each with its zero_grad, forward, loss, backward and
-optimizer's step; topology methods update after the second step and the last but one. All layers but the output layer
-are sparse. What is reported is the peak of the resident memory (ru_maxrss) less what the process had when everything was
-imported and a step of a tiny network had loaded and compiled what it needs: weights, gradients, optimizer state,
-activations, construction and topology updates included.
+Each case trains a perceptron with ReLU in a new process, with LpSGD at p = 1.15 and momentum where it is sparse and
+with torch.optim.SGD with momentum where it is dense, for some steps, each with its zero_grad, forward, loss, backward
+and optimizer's step; topology methods update after the second step and the last but one. All layers but the output
+layer are sparse. What is reported is the peak of the resident memory (ru_maxrss) less what the process had when
+everything was imported and some steps of a tiny network had loaded and compiled what it needs: weights, gradients,
+optimizer state, activations, construction and topology updates included.
 
     python benchmarks/memory.py --out results/memory.json
 """
@@ -125,6 +125,7 @@ def in_a_process(arguments: list[str], threads: int) -> dict[str, Any]:
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--widths", type=int, nargs="+", default=[4096, 65536], help="the cases of these widths alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
@@ -136,6 +137,8 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     for name, width, layers, method, sparsity in CASES:
+        if width not in options.widths:
+            continue
         found = in_a_process([str(width), str(layers), method, str(sparsity)], options.threads)
         row = {"network": name, "method": method, "sparsity": sparsity, **found}
         dense = next((r["peak_mb"] for r in rows if r["network"] == name and r["method"] == "dense"), None)

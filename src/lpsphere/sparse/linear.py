@@ -270,6 +270,7 @@ class SparseLinear(nn.Module):
         values = values[order.to(values.device)].to(self.weight, copy=True)
         places = places.to(device)
         self._resize(places.numel())
+        self._indexed = None  # it takes as much memory as the weights
         self.weight.copy_(values)
         self.row_pointers.copy_(pointers_of(places // self.in_features, self.out_features))
         self.columns.copy_(places % self.in_features)
