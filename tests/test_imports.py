@@ -19,7 +19,13 @@ LAYERS = [
     {"cli", "integrations"},
 ]
 LEAVES = {"data", "models"}
-WITHIN = {("theory", "geometry"), ("metrics", "neurons"), ("prediction", "neurons"), ("groups", "neurons")}
+WITHIN = {
+    ("theory", "geometry"),
+    ("metrics", "neurons"),
+    ("prediction", "neurons"),
+    ("groups", "neurons"),
+    ("flops", "neurons"),
+}
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 

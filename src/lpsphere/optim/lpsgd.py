@@ -55,7 +55,8 @@ class LpSGD(Optimizer):
         form: "dual" steps the dual weights v (the paper's), "primal" the weights (conditional gradient).
         maximize: Maximise instead of minimise.
         foreach: Use multi-tensor operations, or tensor after tensor; None: multi-tensor where all parameters are on
-            CUDA, and compiled code for the dual form of float32 weights on a CPU if they are 100,000 or more.
+            CUDA, and compiled code for the dual form of float32 weights on a CPU if they are 100,000 or more or of
+            sparse layers.
 
     Raises:
         TypeError, ValueError: If an argument is out of range, p is given nowhere, or a tensor cannot hold neurons.
@@ -158,22 +159,24 @@ class LpSGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        on_spheres = [group for group in self.param_groups if group["p"] is not None]
-        large = sum(param.numel() for group in on_spheres for param in group["params"]) >= WORTH_COMPILING
+        weights = sum(
+            param.numel() for group in self.param_groups if group["p"] is not None for param in group["params"]
+        )
+        worth = bool(self._layouts) or weights >= WORTH_COMPILING  # sparse layers compute by compiled code anyway
         for group in self.param_groups:
             if group["p"] is None:
                 plain_step(group, self.state)
             else:
-                self._sphere_step(group, large)
+                self._sphere_step(group, worth)
         return loss
 
-    def _sphere_step(self, group: dict[str, Any], large: bool) -> None:
+    def _sphere_step(self, group: dict[str, Any], worth_compiling: bool) -> None:
         check_eta(group)
         p = check_exponent(group["p"])
         for param in group["params"]:
             self._synchronise(param, group)
         params = [param for param in group["params"] if param.grad is not None]
-        automatic = large and group["foreach"] is None and group["form"] == "dual"
+        automatic = worth_compiling and group["foreach"] is None and group["form"] == "dual"
         if automatic and all(can_compile(param, self.layout_of(param, group)) for param in params):
             self._compiled_steps(params, group, p)
         elif params:
