@@ -17,6 +17,7 @@ LAYERS = [
     {"training"},
     {"experiments", "report"},
     {"cli", "integrations"},
+    {"__main__"},
 ]
 LEAVES = {"data", "models"}
 WITHIN = {("theory", "geometry"), ("metrics", "neurons"), ("prediction", "neurons"), ("groups", "neurons")}

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 __all__ = [
     "Shards",
     "agree",
+    "anywhere",
     "as_shared",
     "ddp_wrappers",
     "inner",
@@ -236,6 +237,16 @@ def total(values: Tensor) -> Tensor:
     if processes() > 1:
         dist.all_reduce(values)
     return values
+
+
+def anywhere(value: bool, device: torch.device) -> bool:
+    """Whether it holds in one of all processes.
+
+    Args:
+        value: Whether it holds here.
+        device: Where the model is.
+    """
+    return value if processes() == 1 else bool(total(torch.tensor(int(value), device=_device(device, None))))
 
 
 def _device(device: torch.device, group: dist.ProcessGroup | None) -> torch.device:

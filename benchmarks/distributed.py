@@ -1,0 +1,201 @@
+"""What training in several processes sends and takes, step by step, and at an update of the topology.
+
+Networks of several widths and depths, as DDP or FSDP2 trains them over gloo. Counted are the bytes that a process hands
+to collectives, by whoever calls them; timed are the optimizer's steps, with and without an update, which under DDP
+follow the reduction of the gradients.
+
+    python benchmarks/distributed.py --out results/distributed.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import lpsphere as lp
+from lpsphere.topology.masks import skip
+
+METHODS: dict[str, type[lp.Topology]] = {"SemiPruning": lp.SemiPruning, "RigL": lp.RigL, "SET": lp.SET}
+SIZES = [(64, 4), (128, 4), (256, 4), (512, 4), (128, 8), (128, 16)]
+EVERY, STEPS = 4, 24
+ROWS = 8
+_SENT = {"allreduce_": 0, "broadcast_": 0, "_allgather_base_": 1, "_reduce_scatter_base_": 1, "allgather_": 1}
+"""Which argument of a collective is what a process hands to it."""
+
+
+class Traffic(TorchDispatchMode):
+    """Counts what this process hands to collectives.
+
+    Attributes:
+        bytes: Bytes, by collective.
+        calls: Calls, by collective.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count, and do it."""
+        if func.namespace in ("c10d", "_c10d_functional"):
+            name = func.overloadpacket.__name__
+            if name in _SENT:
+                self.calls[name] += 1
+                self.bytes[name] += _size(args[_SENT[name]])
+            elif name not in ("barrier", "wait_tensor"):
+                raise NotImplementedError(f"{name} is not counted yet: say in _SENT which argument is sent")
+        return func(*args, **(kwargs or {}))
+
+
+def _size(sent: Any) -> int:
+    return sent.nbytes if isinstance(sent, torch.Tensor) else sum(map(_size, sent))
+
+
+def network(width: int, depth: int) -> nn.Sequential:
+    """Hidden layers of one width, and an output layer that no method selects."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Linear(width, width), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(width, 4))
+
+
+def wrapped(model: nn.Module, how: str) -> nn.Module:
+    """As DDP or FSDP2 trains it."""
+    if how == "DDP":
+        return DistributedDataParallel(model)
+    for layer in model.children():
+        if any(True for _ in layer.parameters()):
+            fully_shard(layer)
+    fully_shard(model)
+    return model
+
+
+def measure(how: str, method: str, width: int, depth: int) -> dict[str, Any]:
+    """Train for a few steps; what ordinary steps and those with an update send, and how long the optimizer takes.
+
+    Args:
+        how: "DDP" or "FSDP2".
+        method: A name in `METHODS`.
+        width: Width of the hidden layers.
+        depth: Hidden layers.
+    """
+    model = wrapped(network(width, depth), how)
+    groups = lp.param_groups(model, p=1.2, lr=0.02, other_lr=0.1, radius="init")
+    optimizer = lp.LpSGD(groups, momentum=0.9)
+    with Traffic() as attaching:
+        settings: dict[str, Any] = {"sparsity": 0.9, "total_steps": STEPS, "begin": 0.0, "end": 1.0, "every": EVERY}
+        topology = METHODS[method](model, optimizer, **settings)
+    kinds: dict[bool, list[tuple[Traffic, float]]] = {False: [], True: []}
+    for step in range(1, STEPS + 1):
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(ROWS, width, generator=generator)
+        with Traffic() as traffic:
+            model(x).square().mean().backward()
+            started = time.perf_counter()
+            optimizer.step()
+            seconds = time.perf_counter() - started
+        optimizer.zero_grad()
+        if step > EVERY:  # the first steps compare hashes and make state
+            kinds[topology.schedule.is_update(step)].append((traffic, seconds))
+    plain, updates = kinds[False], kinds[True]
+    gradients = plain[0][0].bytes.total()
+    extra = [traffic.bytes.total() - gradients for traffic, _ in updates]
+    return {
+        "how": how,
+        "processes": dist.get_world_size(),
+        "method": method,
+        "layers": depth,
+        "weights": topology.weights,
+        "attach_bytes": attaching.bytes.total(),
+        "step_bytes": gradients,
+        "update_bytes_beyond_a_step": max(extra),
+        "update_bytes_beyond_a_step_least": min(extra),
+        "update_calls_beyond_a_step": max(t.calls.total() for t, _ in updates) - plain[0][0].calls.total(),
+        "step_ms": round(1e3 * statistics.median(seconds for _, seconds in plain), 3),
+        "update_ms_beyond_a_step": round(
+            1e3 * (statistics.median(s for _, s in updates) - statistics.median(s for _, s in plain)), 3
+        ),
+    }
+
+
+def random_numbers(count: int = 2**24) -> float:
+    """Nanoseconds to draw, or pass over, one random number."""
+    started = time.perf_counter()
+    skip(count, torch.Generator())
+    return 1e9 * (time.perf_counter() - started) / count
+
+
+def all_reduce_ms(numbers: int, rounds: int = 200) -> float:
+    """Median milliseconds of one all-reduce of so many 64-bit integers."""
+    values, times = torch.zeros(numbers, dtype=torch.int64), []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        dist.all_reduce(values)
+        times.append(1e3 * (time.perf_counter() - started))
+    return round(statistics.median(times), 4)
+
+
+def _process(rank: int, count: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    timeout = timedelta(seconds=120)
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=count, timeout=timeout)
+    rows = []
+    for how in ("DDP", "FSDP2"):
+        for method in METHODS:
+            for width, depth in SIZES:
+                rows.append(measure(how, method, width, depth))
+                if rank == 0:
+                    print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    reduction = {"numbers": 256, "ms": all_reduce_ms(256), "processes": count}
+    if rank == 0:
+        Path(folder, "rows.json").write_text(json.dumps({"rows": rows, "all_reduce": reduction}), encoding="utf-8")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    """Measure with every number of processes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    rows, reductions = [], []
+    for count in options.processes:
+        with tempfile.TemporaryDirectory() as folder:
+            multiprocessing.spawn(_process, (count, folder), nprocs=count)
+            found = json.loads(Path(folder, "rows.json").read_text(encoding="utf-8"))
+        rows += found["rows"]
+        reductions.append(found["all_reduce"])
+    if options.out is not None:
+        record = {
+            "command": shlex.join(["python", *sys.argv]),
+            "versions": {"torch": torch.__version__, "python": platform.python_version()},
+            "random_number_ns": round(statistics.median(random_numbers() for _ in range(5)), 2),
+            "all_reduce": reductions,
+            "rows": rows,
+        }
+        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
