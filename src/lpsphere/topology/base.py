@@ -259,7 +259,7 @@ class Topology(SharedSteps):
             "masks": {
                 n.name: saved_structure(n) if has_places(n) else self._shared_mask(n).clone() for n in self.layers
             },
-            "events": tuple(asdict(event) for event in self.events),  # torch.distributed.checkpoint keeps tuples whole
+            "events": tuple(asdict(event) for event in self.events),  # one value to torch.distributed.checkpoint
         }
 
     @torch.no_grad()

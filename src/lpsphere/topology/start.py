@@ -158,7 +158,7 @@ def _random(
     if has_places(neuron):
         return random_places(neuron, count, fewest, generator)
     units = random_units(granularity.shape(neuron), count, fewest, generator)
-    first, last = (row * len(units) // neuron.neurons for row in row_range(neuron.parameter))
+    first, last = (row * len(units) // len(neuron.parameter) for row in row_range(neuron.parameter))
     return granularity.spread(neuron, units[first:last])
 
 
