@@ -340,6 +340,8 @@ class LpSGD(Optimizer):
             raise ValueError(
                 f"expected a bool mask of shape {tuple(weight.shape)}, got {mask.dtype} {tuple(mask.shape)}"
             )
+        if param in self._masks:
+            self._masks[param] = mask  # the weights that are compared now may be of this one
         self._synchronise(param, group)
         self._masks[param] = mask
         state, layout, form = self.state[param], self.layout_of(param, group), group["form"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -63,6 +64,6 @@ def keep_names_plain(accelerator: Accelerator, model: nn.Module) -> None:
     def before_loading(models: list[Any], folder: str) -> None:
         models[:] = [model]
 
-    if accelerator.num_processes > 1:
+    if dist.is_available() and dist.is_initialized():  # with a wrapper also where there is one process
         accelerator.register_save_state_pre_hook(before_saving)
         accelerator.register_load_state_pre_hook(before_loading)
