@@ -138,6 +138,58 @@ def measure(how: str, method: str, width: int, depth: int) -> dict[str, Any]:
     }
 
 
+def peak_bytes(method: str, width: int = 2048, depth: int = 4) -> dict[str, Any]:
+    """Bytes a weight that a step of the optimizer takes beyond what it finds, without and with an update, on a CPU."""
+    model = wrapped(network(width, depth), "FSDP2")
+    optimizer = lp.LpSGD(lp.param_groups(model, p=1.2, lr=0.02, other_lr=0.1, radius="init"), momentum=0.9)
+    settings: dict[str, Any] = {"sparsity": 0.9, "total_steps": 6, "begin": 0.5, "end": 1.0, "every": 3}
+    topology = METHODS[method](model, optimizer, **settings)
+    found: dict[str, Any] = {"method": method, "weights": topology.weights}
+    for step in range(1, 4):
+        model(torch.randn(1, width)).square().mean().backward()
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak is that from here on
+        before = _memory("VmRSS")
+        optimizer.step()
+        if step >= 2:
+            kind = "with_update" if topology.schedule.is_update(step) else "without_update"
+            found[f"{kind}_bytes_per_weight"] = round((_memory("VmHWM") - before) / topology.weights, 1)
+        optimizer.zero_grad()
+    return found
+
+
+def _memory(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+LARGE_LAYER = [(8192, 8192), (1024, 8192), (1024, 8192), (8192, 8192), (28672, 8192), (28672, 8192), (8192, 28672)]
+LARGE_DEPTH, LARGE_RANKS = 80, 1024
+
+
+def large() -> dict[str, Any]:
+    """What an update sends in a network of 80 such layers on 1,024 processes, by the same counts as the measured ones."""
+    sizes = [rows * columns for rows, columns in LARGE_LAYER] * LARGE_DEPTH
+    weights, tensors = sum(sizes), len(sizes)
+    common = 8 + 8 + 16 * tensors  # whether gradients are finite, the largest score dropped, what changed in each layer
+    together = 2 * _rounds(weights)
+    apart = sum(2 * _rounds(size) for size in sizes)
+    here = weights / LARGE_RANKS
+    return {
+        "weights": weights,
+        "tensors": tensors,
+        "processes": LARGE_RANKS,
+        "weights_of_a_process": round(here),
+        "gradient_bytes_of_a_process_bf16": 2 * weights,
+        "network": {"calls": 3 + together, "bytes": common + together * 256 * 8},
+        "layer": {"calls": 3 + tensors + apart, "bytes": common + 8 * tensors + apart * 256 * 8},
+    }
+
+
+def _rounds(size: int) -> int:
+    """The most rounds of a search among so many: for four bytes of the score, then for those of the place."""
+    return 4 + -(-(size - 1).bit_length() // 8)
+
+
 def random_numbers(count: int = 2**24) -> float:
     """Nanoseconds to draw, or pass over, one random number."""
     started = time.perf_counter()
@@ -153,6 +205,13 @@ def all_reduce_ms(numbers: int, rounds: int = 200) -> float:
         dist.all_reduce(values)
         times.append(1e3 * (time.perf_counter() - started))
     return round(statistics.median(times), 4)
+
+
+def _memory_process(_: int, folder: str, method: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=0, world_size=1)
+    Path(folder, "peak.json").write_text(json.dumps(peak_bytes(method)), encoding="utf-8")
+    dist.destroy_process_group()
 
 
 def _process(rank: int, count: int, folder: str) -> None:
@@ -186,12 +245,20 @@ def main() -> None:
             found = json.loads(Path(folder, "rows.json").read_text(encoding="utf-8"))
         rows += found["rows"]
         reductions.append(found["all_reduce"])
+    peaks = []
+    for method in METHODS:
+        with tempfile.TemporaryDirectory() as folder:
+            multiprocessing.spawn(_memory_process, (folder, method), nprocs=1)
+            peaks.append(json.loads(Path(folder, "peak.json").read_text(encoding="utf-8")))
+            print(peaks[-1], flush=True)
     if options.out is not None:
         record = {
             "command": shlex.join(["python", *sys.argv]),
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
             "random_number_ns": round(statistics.median(random_numbers() for _ in range(5)), 2),
             "all_reduce": reductions,
+            "memory": peaks,
+            "large": large(),
             "rows": rows,
         }
         options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -332,9 +332,10 @@ class Topology(SharedSteps):
     def _update(self, gradients: list[Gradient | None]) -> None:
         exchanges, threshold = self._exchange(gradients)
         changes = [self._carry_out(neuron, exchanges.get(i)) for i, neuron in enumerate(self.layers)]
-        gone, new = self.totals([d for d, _ in changes]), self.totals([g for _, g in changes])
+        counts = self.totals([count for change in zip(*changes, strict=True) for count in change])
         names = [neuron.name for neuron in self.layers]
-        dropped, regrown = dict(zip(names, gone, strict=True)), dict(zip(names, new, strict=True))
+        dropped = dict(zip(names, counts[: len(names)], strict=True))
+        regrown = dict(zip(names, counts[len(names) :], strict=True))
         self._counts = {name: self._counts[name] - dropped[name] + regrown[name] for name in names}
         event = Event(self._step, self.sparsity, threshold, dropped, regrown)
         self.events.append(event)
