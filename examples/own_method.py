@@ -11,7 +11,7 @@ class Sensitivity(lp.Topology):
 
     def drop_scores(self, neuron, mask):
         """|w g|: the smallest are dropped."""
-        return (neuron.weight * neuron.weight.grad).abs()
+        return (neuron.weight * neuron.gradient).abs()
 
     def grow_scores(self, neuron, gradient):
         """|g|: the largest are grown."""

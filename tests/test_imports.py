@@ -10,13 +10,14 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
-    {"files", "geometry", "kernels", "text", "theory"},
+    {"distributed", "files", "geometry", "kernels", "text", "theory"},
     {"neurons", "groups", "metrics", "prediction", "flops"},
     {"optim", "topology"},
     {"sparse"},
     {"training"},
     {"experiments", "report"},
     {"cli", "integrations"},
+    {"__main__"},
 ]
 LEAVES = {"data", "models"}
 WITHIN = {

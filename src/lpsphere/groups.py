@@ -119,7 +119,7 @@ def param_groups(
         )
     for (group_p, group_radius, layout), members in constrained.items():
         groups.append(_sphere_group(members, layout, lr=lr, p=group_p, radius=group_radius))
-    taken = {id(n.weight) for members in constrained.values() for n in members}
+    taken = {id(n.parameter) for members in constrained.values() for n in members}
     rest = [q for q in model.parameters() if id(q) not in taken]
     if rest:
         groups.append({"name": "rest", "params": rest, "lr": other_lr, "p": None, "weight_decay": weight_decay})
@@ -131,7 +131,7 @@ def _sphere_group(
 ) -> dict[str, Any]:
     """The group of weights with one layout, or of sparse layers, each with its own."""
     kind = " sparse" if layout is None else "" if layout.neuron_dim == 0 else " transposed"
-    group: dict[str, Any] = {"name": f"sphere p={p:g}{kind}", "params": [n.weight for n in members]}
+    group: dict[str, Any] = {"name": f"sphere p={p:g}{kind}", "params": [n.parameter for n in members]}
     if layout is None:
         group["layouts"] = [n.layout for n in members if isinstance(n.layout, SegmentLayout)]
         layout = NeuronLayout()

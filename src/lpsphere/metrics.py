@@ -1,6 +1,7 @@
 """What to look at in a network: densities, Hoyer's sparsity, distance from the spheres, stationarity.
 
-Reads models and optimizers; changes nothing.
+Reads models and optimizers; changes nothing. Weights that several processes share are gathered, one after the other:
+then every process must ask.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from lpsphere.distributed import as_shared, whole
 from lpsphere.geometry import conjugate, dual, lp_norm
 from lpsphere.neurons import NeuronWeight, Rule, select
 from lpsphere.text import cell, table
@@ -210,7 +212,7 @@ def summary(
     layers = []
     shown = {neuron.name for neuron in select(model, rules, include_last)}
     for neuron in select(model, rules, include_last=True):
-        p, radius = spheres.get(id(neuron.weight), (None, None))
+        p, radius = spheres.get(id(neuron.parameter), (None, None))
         masked = _mask(neuron) is not None
         if neuron.name in shown or masked or p is not None:
             layers.append(_summarise(neuron, p, radius, sparse=masked or (neuron.name in shown and neuron.sparse)))
@@ -235,14 +237,14 @@ def stationarity(model: nn.Module, optimizer: Optimizer, *, rules: Sequence[Rule
     spheres = _spheres(optimizer)
     layers = []
     for neuron in select(model, rules, include_last=True):
-        p, radius = spheres.get(id(neuron.weight), (None, None))
-        if p is None or neuron.weight.grad is None:
+        p, radius = spheres.get(id(neuron.parameter), (None, None))
+        if p is None or neuron.parameter.grad is None:
             continue
         mask = _mask(neuron)
-        gradient = neuron.layout.to_rows(neuron.weight.grad.double())
+        gradient = neuron.layout.to_rows(whole(neuron.parameter.grad).double())
         if mask is not None:
             gradient = gradient * neuron.layout.to_rows(mask)
-        weights = neuron.layout.to_rows(neuron.weight.double())
+        weights = neuron.layout.to_rows(whole(neuron.parameter).double())
         layers.append(_stationarity(neuron.name, weights, gradient, p, _radius_rows(radius, weights)))
     if not layers:
         raise ValueError("no weight on a sphere has a gradient: call this after backward() and before zero_grad()")
@@ -267,7 +269,8 @@ def _spheres(optimizer: Optimizer | None) -> dict[int, tuple[float, Any]]:
         for param in group["params"]:
             if group.get("p") is not None and optimizer is not None:
                 radius = group["radius"]
-                found[id(param)] = (group["p"], optimizer.state[param]["radius"] if radius == "init" else radius)
+                own = whole(as_shared(optimizer.state[param]["radius"], param)) if radius == "init" else radius
+                found[id(param)] = (group["p"], own)
     return found
 
 
@@ -276,14 +279,16 @@ def _radius_rows(radius: Any, rows: Tensor) -> Tensor:
 
 
 def _mask(neuron: NeuronWeight) -> Tensor | None:
-    return neuron.module._buffers.get(f"{neuron.attribute}_mask")
+    mask = neuron.module._buffers.get(f"{neuron.attribute}_mask")
+    return None if mask is None else whole(mask)
 
 
 @torch.no_grad()
 def _summarise(neuron: NeuronWeight, p: float | None, radius: Any, *, sparse: bool) -> LayerSummary:
     mask = _mask(neuron)
-    weights = neuron.layout.to_rows(neuron.weight.double())
-    active = neuron.layout.to_rows(neuron.layout.existing(neuron.weight) if mask is None else mask)
+    weight = whole(neuron.parameter)
+    weights = neuron.layout.to_rows(weight.double())
+    active = neuron.layout.to_rows(neuron.layout.existing(weight) if mask is None else mask)
     counts = active.sum(-1)
     alive = (weights != 0).any(-1)
     measured, measured_counts = connection_hoyer(weights, active)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from lpsphere.distributed import whole
 from lpsphere.geometry import check_exponent
 from lpsphere.neurons import NeuronWeight, Rule, select
 from lpsphere.text import cell, table
@@ -125,8 +126,8 @@ def predict(
     shown = {neuron.name for neuron in select(model, rules, include_last)}
     layers = []
     for neuron in select(model, rules, include_last=True):
-        if neuron.name in shown or id(neuron.weight) in spheres:
-            exponent = spheres.get(id(neuron.weight)) if optimizer is not None else _exponent(neuron, default)
+        if neuron.name in shown or id(neuron.parameter) in spheres:
+            exponent = spheres.get(id(neuron.parameter)) if optimizer is not None else _exponent(neuron, default)
             layers.append(_predict(neuron, exponent, threshold))
     if all(layer.p is None for layer in layers):
         raise ValueError(
@@ -144,7 +145,7 @@ def _exponent(neuron: NeuronWeight, default: float | None) -> float | None:
 def _connections(neuron: NeuronWeight) -> Tensor:
     """The number of connections of each neuron, shape (neurons,)."""
     mask = neuron.module._buffers.get(f"{neuron.attribute}_mask")
-    active = neuron.weight != 0 if mask is None else mask
+    active = whole(neuron.parameter) != 0 if mask is None else whole(mask)
     if mask is None and not active.any():
         active = torch.ones_like(active)
     return neuron.layout.to_rows(active).sum(-1)

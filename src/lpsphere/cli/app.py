@@ -182,6 +182,8 @@ def train(
     `lpsphere train --data fashion-mnist --data-dir ~/data --batch-size 256 --epochs 50`
 
     `lpsphere train --out runs/digits-1 --resume`
+
+    `torchrun --nproc-per-node 2 -m lpsphere train`
     """
     given = {
         "data": data,
@@ -217,7 +219,8 @@ def train(
             f"\n{reason}. Continue with\n  [bold]lpsphere train --out {shlex.quote(str(folder))} --resume[/bold]"
         )
         raise typer.Exit(130) from None
-    show_result(console, result, write_report(folder))
+    if trainer.is_main:
+        show_result(console, result, write_report(folder))
 
 
 app.command()(compare)
@@ -248,12 +251,13 @@ def main() -> None:
     except (ValueError, TypeError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         if os.environ.get("LPSPHERE_TRACEBACK"):
             raise
-        Console(stderr=True, soft_wrap=True).print("[bold red]error:[/bold red]", Text(str(error)))
+        which = f"error in process {words.process()}:" if words.process() else "error:"
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]{which}[/bold red]", Text(str(error)))
         raise SystemExit(2) from None
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if issubclass(category, UserWarning):
+    if issubclass(category, UserWarning) and not words.process():
         Console(stderr=True, soft_wrap=True).print("[yellow]warning:[/yellow]", Text(str(message)))
 
 
@@ -274,9 +278,10 @@ def _run(
         raise ValueError(
             f"{folder} holds a run: continue it with --resume, replace it with --overwrite, or give another --out"
         )
-    remove_folder(folder / "checkpoints")
-    for name in _FILES:
-        (folder / name).unlink(missing_ok=True)
+    if words.process() == 0:
+        remove_folder(folder / "checkpoints")
+        for name in _FILES:
+            (folder / name).unlink(missing_ok=True)
     return folder, run
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -25,11 +26,18 @@ __all__ = [
     "exponents",
     "fractions",
     "numbers",
+    "process",
     "settings",
     "stoppable",
 ]
 
-console = Console()
+
+def process() -> int:
+    """Which of the processes that torchrun or accelerate has started this is; 0: the main or only one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+console = Console(quiet=process() > 0)
 DATA = "Data"
 METHOD = "Method"
 TRAINING = "Training"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,7 +40,7 @@ class NeuronLayout:
         """``weight`` as rows, shape (neurons, fan_in); a copy where the memory order asks for one."""
         split, dims = self.split(weight), self.fan_in_dims(weight)
         neuron_dims = [d for d in range(split.ndim) if d not in dims]
-        return split.permute(*neuron_dims, *dims).reshape(self.neurons(weight), -1)
+        return split.permute(*neuron_dims, *dims).reshape(self.neurons(weight), math.prod(split.shape[d] for d in dims))
 
     def from_rows(self, rows: Tensor, like: Tensor) -> Tensor:
         """The inverse of `to_rows`, in the shape of ``like``."""

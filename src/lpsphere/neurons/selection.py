@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
+from lpsphere.distributed import inner, local
 from lpsphere.geometry import check_exponent
 from lpsphere.neurons.layouts import Layout, NeuronLayout
 
@@ -104,11 +105,22 @@ class NeuronWeight:
     rule: Rule | None = None
 
     @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter as it is now (frameworks may replace it): what an optimizer knows."""
+        parameter = getattr(self.module, self.attribute)
+        assert isinstance(parameter, nn.Parameter)
+        return parameter
+
+    @property
     def weight(self) -> nn.Parameter:
-        """The parameter as it is now (frameworks may replace it)."""
-        weight = getattr(self.module, self.attribute)
-        assert isinstance(weight, nn.Parameter)
-        return weight
+        """The weights that this process has: the parameter, or the rows here of one that `fully_shard` has divided."""
+        return local(self.parameter)
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """The gradient, in the shape of ``weight``; None: there is none."""
+        gradient = self.parameter.grad
+        return None if gradient is None else local(gradient)
 
     @property
     def sparse(self) -> bool:
@@ -118,12 +130,12 @@ class NeuronWeight:
     @property
     def neurons(self) -> int:
         """The number of neurons."""
-        return self.layout.neurons(self.weight)
+        return self.layout.neurons(self.parameter)
 
     @property
     def fan_in(self) -> int:
         """The number of weights of one neuron, whether they exist or not."""
-        return self.layout.fan_in(self.weight)
+        return self.layout.fan_in(self.parameter)
 
     @property
     def size(self) -> int:
@@ -132,8 +144,8 @@ class NeuronWeight:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the weight; of one that holds only its connections, the dense one: (neurons, fan_in)."""
-        return tuple(self.weight.shape) if isinstance(self.layout, NeuronLayout) else (self.neurons, self.fan_in)
+        """The shape of the parameter; of one that holds only its connections, the dense one: (neurons, fan_in)."""
+        return tuple(self.parameter.shape) if isinstance(self.layout, NeuronLayout) else (self.neurons, self.fan_in)
 
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -242,7 +254,7 @@ def select(model: nn.Module, rules: Sequence[Rule] | None = None, include_last: 
         TypeError: If a rule asks for a Bilinear layer.
     """
     rules = list(rules or ())
-    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper would change every name
+    model = inner(model)
     satisfied = _refuse_bilinear(model, rules)
     barred: dict[int, str] = {}
     embeddings = {id(m._parameters.get("weight")) for m in model.modules() if isinstance(m, _EMBEDDINGS)}
@@ -276,7 +288,7 @@ def select(model: nn.Module, rules: Sequence[Rule] | None = None, include_last: 
                 barred[id(rule)] = f"{name}, which {reason}"
     selected = found
     if not include_last and len(found) + len(refused) > 1:
-        selected = [n for n in found if id(n.weight) != last]
+        selected = [n for n in found if id(n.parameter) != last]
         refused = [entry for entry in refused if entry[0] != last]
     for _, layer, attribute in refused:
         _refuse_parametrized(layer, attribute)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lpsphere.distributed import is_shared, shards_of
 from lpsphere.geometry import check_exponent
 from lpsphere.neurons import NeuronLayout, SegmentLayout, check_radius
 
@@ -80,12 +81,19 @@ def _check_sphere_group(group: dict[str, Any], layouts: Mapping[Tensor, SegmentL
     layout = layout_of(group)
     if layout.groups < 1:
         raise ValueError(f"neuron_groups must be at least 1, got {layout.groups}")
+    shards_of([param for param in group["params"] if is_shared(param)])
     for param in group["params"]:
         if param.is_complex() or not param.is_floating_point():
             raise TypeError(f"weights on spheres must be real floating-point tensors, got {param.dtype}")
         if param in layouts:
             _check_segments(param, layouts[param])
             continue
+        if is_shared(param) and layout != NeuronLayout():
+            raise ValueError(
+                f"neurons of a sharded weight must be its rows, not along dimension {layout.neuron_dim} in "
+                f"{layout.groups} groups: leave transposed convolutions to SGD with Rule(types=..., p=None), or do not "
+                "shard them"
+            )
         if param.ndim >= 2 and (not 0 <= layout.neuron_dim < param.ndim or param.shape[0] % layout.groups):
             raise ValueError(
                 f"neuron_dim={layout.neuron_dim}, neuron_groups={layout.groups} do not fit a tensor of shape "

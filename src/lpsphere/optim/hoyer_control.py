@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lpsphere.distributed import is_shared
 from lpsphere.geometry import check_exponent
 from lpsphere.metrics import connection_hoyer
 from lpsphere.optim.lpsgd import LpSGD
@@ -113,6 +114,8 @@ class HoyerControl:
         self.layers = [ControlledLayer(i) for i, group in enumerate(optimizer.param_groups) if group["p"] is not None]
         if not self.layers:
             raise ValueError("no weight of the optimizer is on a sphere: make its groups by param_groups(model, p=...)")
+        if any(is_shared(self._group(layer)["params"][0]) for layer in self.layers):
+            raise ValueError("HoyerControl measures whole layers, and these are sharded: use it without fully_shard")
         for layer in self.layers:
             self._measure(layer)
             start = self._theory(layer)

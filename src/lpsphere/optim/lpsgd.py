@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from lpsphere.distributed import local
 from lpsphere.geometry import check_exponent, project, row_any, row_sums, signed_power, spread
 from lpsphere.neurons import Layout, Radius, SegmentLayout
 from lpsphere.optim.checks import check_eta, check_group, layout_of, refuse_duplicates
 from lpsphere.optim.compiled import WORTH_COMPILING, can_compile, compiled_step
 from lpsphere.optim.plain_step import plain_step
+from lpsphere.optim.saved_state import loaded_state, saved_state
 from lpsphere.optim.tensor_steps import Form, multi_tensor, on_radius, on_spheres, radii_of, single_tensor
 
 __all__ = ["LpSGD"]
-
-_FLOAT32_KEYS = ("dual", "primal", "momentum_buffer", "radius")
 
 
 class LpSGD(Optimizer):
@@ -159,9 +159,8 @@ class LpSGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        weights = sum(
-            param.numel() for group in self.param_groups if group["p"] is not None for param in group["params"]
-        )
+        on_spheres = [group for group in self.param_groups if group["p"] is not None]
+        weights = sum(local(param).numel() for group in on_spheres for param in group["params"])
         worth = bool(self._layouts) or weights >= WORTH_COMPILING  # sparse layers compute by compiled code anyway
         for group in self.param_groups:
             if group["p"] is None:
@@ -175,19 +174,19 @@ class LpSGD(Optimizer):
         p = check_exponent(group["p"])
         for param in group["params"]:
             self._synchronise(param, group)
-        params = [param for param in group["params"] if param.grad is not None]
+        params = [param for param in group["params"] if param.grad is not None and len(local(param))]
         automatic = worth_compiling and group["foreach"] is None and group["form"] == "dual"
-        if automatic and all(can_compile(param, self.layout_of(param, group)) for param in params):
+        if automatic and all(can_compile(local(param), self.layout_of(param, group)) for param in params):
             self._compiled_steps(params, group, p)
         elif params:
             self._tensor_steps(params, group, p)
         for param in params:
-            self._versions[param] = param._version
+            self._versions[param] = local(param)._version
 
     def _compiled_steps(self, params: list[Tensor], group: dict[str, Any], p: float) -> None:
         for param in params:
             compiled_step(
-                param,
+                local(param),
                 self.layout_of(param, group),
                 self.state[param],
                 _dense_gradient(param),
@@ -204,15 +203,16 @@ class LpSGD(Optimizer):
     def _tensor_steps(self, params: list[Tensor], group: dict[str, Any], p: float) -> None:
         directions = [self._direction(param, group) for param in params]
         layouts, form = [self.layout_of(param, group) for param in params], group["form"]
-        foreach = group["foreach"] if group["foreach"] is not None else all(param.is_cuda for param in params)
+        weights = [local(param) for param in params]
+        foreach = group["foreach"] if group["foreach"] is not None else all(weight.is_cuda for weight in weights)
         segmented = any(isinstance(layout, SegmentLayout) for layout in layouts)
         function = multi_tensor if foreach and not segmented else single_tensor
         function(
-            [layout.split(param) for layout, param in zip(layouts, params, strict=True)],
+            [layout.split(weight) for layout, weight in zip(layouts, weights, strict=True)],
             [layout.split(self.state[param][form]) for layout, param in zip(layouts, params, strict=True)],
             [layout.split(direction) for layout, direction in zip(layouts, directions, strict=True)],
             [self._radius(param, group) for param in params],
-            [layout.fan_in_dims(param) for layout, param in zip(layouts, params, strict=True)],
+            [layout.fan_in_dims(weight) for layout, weight in zip(layouts, weights, strict=True)],
             p=p,
             eta=float(group["lr"]),
             form=form,
@@ -250,41 +250,43 @@ class LpSGD(Optimizer):
         """Bring the state in line with the weights, the mask and p, whoever changed them; costs nothing otherwise."""
         state = self.state[param]
         p = check_exponent(group["p"])
-        resized = group["form"] in state and state[group["form"]].shape != param.shape
+        weight = local(param)
+        resized = group["form"] in state and state[group["form"]].shape != weight.shape
         if resized:
             state.clear()  # a sparse layer was given other connections, and nobody has carried the state over
         if group["form"] not in state or (group["radius"] == "init" and "radius" not in state):
             self._start(param, group)
-        elif self._versions.get(param) != param._version:
+        elif self._versions.get(param) != weight._version:
             self._reread(param, group)
         if state["p"] != p:
             self._change_exponent(param, group)
-        self._versions[param] = param._version
+        self._versions[param] = weight._version
 
     def _start(self, param: Tensor, group: dict[str, Any]) -> None:
         state, layout, p = self.state[param], self.layout_of(param, group), check_exponent(group["p"])
         state.pop("primal" if group["form"] == "dual" else "dual", None)
-        weights, dims = layout.split(_computable(param)), layout.fan_in_dims(param)
+        weight = local(param)
+        weights, dims = layout.split(_computable(weight)), layout.fan_in_dims(weight)
         state["p"] = p
         if group["radius"] == "init":
             state["radius"] = radii_of(weights, p, dims)
         unit = project(weights, p, dim=dims)
         point = signed_power(unit, p - 1) if group["form"] == "dual" else unit
-        state[group["form"]] = point.reshape(param.shape)
+        state[group["form"]] = point.reshape(weight.shape)
         moved = on_radius(self._radius(param, group), unit, dims)
-        there = spread(~row_any(~_as_good_as(weights, moved, param, point, p), dims), dims)  # such as restored weights
-        layout.split(param).copy_(torch.where(there, weights, moved))
+        there = spread(~row_any(~_as_good_as(weights, moved, weight, point, p), dims), dims)  # such as restored weights
+        layout.split(weight).copy_(torch.where(there, weights, moved))
 
     def _reread(self, param: Tensor, group: dict[str, Any]) -> None:
         """Take over the neurons whose weight is no longer the one that the state gives; the others keep their state."""
-        state, layout, form = self.state[param], self.layout_of(param, group), group["form"]
-        p, dims, mask = state["p"], layout.fan_in_dims(param), self._masks.get(param)
+        state, layout, form, weight = self.state[param], self.layout_of(param, group), group["form"], local(param)
+        p, dims, mask = state["p"], layout.fan_in_dims(weight), self._masks.get(param)
         if mask is not None:
-            param.masked_fill_(~mask, 0)
-        point, weights = layout.split(state[form]), layout.split(_computable(param))
+            weight.masked_fill_(~mask, 0)
+        point, weights = layout.split(state[form]), layout.split(_computable(weight))
         unit = signed_power(point, 1 / (p - 1)) if form == "dual" else point
         expected = on_radius(self._radius(param, group), unit, dims)
-        same = _as_good_as(weights, expected, param, point, p)
+        same = _as_good_as(weights, expected, weight, point, p)
         if mask is not None:
             same &= layout.split(mask) | (point == 0)
         kept = spread(~row_any(~same, dims), dims)
@@ -293,21 +295,21 @@ class LpSGD(Optimizer):
         unit = project(weights, p, dim=dims)
         taken = signed_power(unit, p - 1) if form == "dual" else unit
         point.copy_(torch.where(kept, point, taken))
-        layout.split(param).copy_(torch.where(kept, weights, on_radius(self._radius(param, group), unit, dims)))
+        layout.split(weight).copy_(torch.where(kept, weights, on_radius(self._radius(param, group), unit, dims)))
 
     def _change_exponent(self, param: Tensor, group: dict[str, Any]) -> None:
         """Move the neurons radially to the sphere of the new p; with radius "init" the weights stay where they are."""
-        state, layout, form = self.state[param], self.layout_of(param, group), group["form"]
-        p, dims = check_exponent(group["p"]), layout.fan_in_dims(param)
+        state, layout, form, weight = self.state[param], self.layout_of(param, group), group["form"], local(param)
+        p, dims = check_exponent(group["p"]), layout.fan_in_dims(weight)
         point = layout.split(state[form])
         scaled = signed_power(point, (p - 1) / (state["p"] - 1)) if form == "dual" else point
         moved, unit = on_spheres(scaled, p, form, dims)
         state["p"] = p
         point.copy_(moved)
         if group["radius"] == "init":
-            state["radius"] = radii_of(layout.split(_computable(param)), p, dims)
+            state["radius"] = radii_of(layout.split(_computable(weight)), p, dims)
         else:
-            layout.split(param).copy_(on_radius(self._radius(param, group), unit, dims))
+            layout.split(weight).copy_(on_radius(self._radius(param, group), unit, dims))
 
     @torch.no_grad()
     def on_topology(self, param: Tensor, mask: Tensor | None, new_dual: Tensor | None = None) -> bool:
@@ -317,9 +319,10 @@ class LpSGD(Optimizer):
 
         Args:
             param: A parameter of this optimizer.
-            mask: bool, in the shape of ``param``, True where the connection exists; None: all of them, from now on.
+            mask: bool, in the shape of ``param`` (of the rows here, if it is sharded), True where the connection
+                exists; None: all of them, from now on.
             new_dual: Dual weights at which new connections start, in units of the mean |v| over their neuron's other
-                connections; zero elsewhere, in the shape of ``param``. None: they start at 0.
+                connections; zero elsewhere, in the shape of the mask. None: they start at 0.
 
         Returns:
             Whether the parameter is on spheres; if not, nothing was done and its masking is left to the caller.
@@ -335,17 +338,20 @@ class LpSGD(Optimizer):
         if mask is None:
             self._masks.pop(param, None)
             return True
-        if mask.shape != param.shape or mask.dtype != torch.bool:
+        weight = local(param)
+        if mask.shape != weight.shape or mask.dtype != torch.bool:
             raise ValueError(
-                f"expected a bool mask of shape {tuple(param.shape)}, got {mask.dtype} {tuple(mask.shape)}"
+                f"expected a bool mask of shape {tuple(weight.shape)}, got {mask.dtype} {tuple(mask.shape)}"
             )
+        if param in self._masks:
+            self._masks[param] = mask  # the weights that are compared now may be of this one
         self._synchronise(param, group)
         self._masks[param] = mask
         state, layout, form = self.state[param], self.layout_of(param, group), group["form"]
-        p, dims = check_exponent(group["p"]), layout.fan_in_dims(param)
+        p, dims = check_exponent(group["p"]), layout.fan_in_dims(weight)
         if "momentum_buffer" in state:
             state["momentum_buffer"].masked_fill_(~mask, 0)
-        changed = ~mask & ((state[form] != 0) | (param != 0))
+        changed = ~mask & ((state[form] != 0) | (weight != 0))
         if new_dual is not None:
             changed |= new_dual != 0
         changed = spread(
@@ -362,15 +368,27 @@ class LpSGD(Optimizer):
             split.add_(start if form == "dual" else signed_power(start, 1 / (p - 1)))
         moved, unit = on_spheres(split, p, form, dims)
         split.copy_(torch.where(changed, moved, split))
-        weights = layout.split(param)
-        moved = on_radius(self._radius(param, group), unit, dims).to(param.dtype)
+        weights = layout.split(weight)
+        moved = on_radius(self._radius(param, group), unit, dims).to(weight.dtype)
         weights.copy_(torch.where(changed, moved, weights))
-        self._versions[param] = param._version
+        self._versions[param] = weight._version
         return True
 
     def mask_of(self, param: Tensor) -> Tensor | None:
         """The mask that `on_topology` gave for a parameter, True where the connection exists; None: there is none."""
         return self._masks.get(param)
+
+    @torch.no_grad()
+    def state_dict(self) -> dict[str, Any]:
+        """The state, as torch's optimizers give it: of sharded parameters, in DTensors placed as they are.
+
+        It has an entry for every parameter, and a momentum for each that will get one (all NaN before the first step),
+        so that what loads into it, such as ``torch.distributed.checkpoint``, finds a place for everything.
+        """
+        saved = super().state_dict()
+        params = [(param, group) for group in self.param_groups for param in group["params"]]
+        saved["state"] = {i: saved_state(*entry, saved["state"].get(i, {})) for i, entry in enumerate(params)}
+        return saved
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -384,15 +402,11 @@ class LpSGD(Optimizer):
         """
         super().load_state_dict(state_dict)
         identifiers = [i for group in state_dict["param_groups"] for i in group["params"]]
-        params = [param for group in self.param_groups for param in group["params"]]
-        for identifier, param in zip(identifiers, params, strict=True):
-            saved = state_dict["state"].get(identifier, {})
-            half = "p" in saved and param.dtype in (torch.float16, torch.bfloat16)
-            for key, value in saved.items():
-                if half and key in _FLOAT32_KEYS:
-                    self.state[param][key] = value.to(param.device, torch.float32, copy=True)
-                elif self.state[param][key] is value and isinstance(value, Tensor):
-                    self.state[param][key] = value.clone()
+        params = [(param, group) for group in self.param_groups for param in group["params"]]
+        for identifier, (param, group) in zip(identifiers, params, strict=True):
+            saved = state_dict["state"].get(identifier)
+            if saved is not None:
+                self.state[param] = loaded_state(param, group, saved, self.state[param])
 
 
 def _dense_gradient(param: Tensor) -> Tensor:
@@ -400,7 +414,7 @@ def _dense_gradient(param: Tensor) -> Tensor:
     assert gradient is not None
     if gradient.is_sparse:
         raise RuntimeError("LpSGD takes dense gradients only: use nn.Embedding(..., sparse=False)")
-    return gradient
+    return local(gradient)
 
 
 def _as_good_as(weights: Tensor, others: Tensor, param: Tensor, point: Tensor, p: float) -> Tensor:

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from lpsphere.distributed import processes, rows_of
 from lpsphere.neurons import LpSphereWarning, NeuronWeight, Rule, select
+from lpsphere.topology.agreement import broadcast_again, check_sharded, keep_from_broadcast
 from lpsphere.topology.checks import (
     check_choice,
     check_feasible,
@@ -35,7 +37,7 @@ from lpsphere.topology.distributions import check_distribution
 from lpsphere.topology.exchange import Exchange, MaskExchange, PlaceExchange
 from lpsphere.topology.granularity import Granularity
 from lpsphere.topology.growth import Gradient, absent_from
-from lpsphere.topology.masks import buffer_name, lowest, set_mask
+from lpsphere.topology.masks import buffer_name, set_mask
 from lpsphere.topology.places import (
     fresh_values,
     has_places,
@@ -46,13 +48,13 @@ from lpsphere.topology.places import (
     sparse_mask,
 )
 from lpsphere.topology.schedules import UpdateSchedule, half_cosine
+from lpsphere.topology.sharing import SharedSteps
 from lpsphere.topology.start import first_connections
-from lpsphere.topology.steps import MaskedSteps
 
 __all__ = ["Event", "Pool", "Topology"]
 
 
-class Topology(MaskedSteps):
+class Topology(SharedSteps):
     """Base of the topology methods; attaches to a model and any torch optimizer by the optimizer's step hooks.
 
     A method is a subclass with `drop_scores` and `grow_scores`. As it stands, the base keeps the sparsity constant:
@@ -117,18 +119,18 @@ class Topology(MaskedSteps):
         self.schedule = UpdateSchedule.of_training(total_steps, begin, end, every, 10 if self.replaces_step else 1)
         self.drop_fraction = check_fraction("drop_fraction", drop_fraction)
         self.min_fan_in = check_min_fan_in(min_fan_in)
-        self.granularity = Granularity.parse(granularity)
+        units = Granularity.parse(granularity)
         self.ranking = check_choice("ranking", ranking, ("layer", "network"))
-        self.model = model
-        super().__init__(unwrap(optimizer), [neuron for neuron in select(model, rules, include_last) if neuron.sparse])
+        layers = [neuron for neuron in select(model, rules, include_last) if neuron.sparse]
+        super().__init__(model, unwrap(optimizer), layers, units, seed)
         self.events: list[Event] = []
         self._left: int | None = None  # connections, once finalized
-        self._generator = torch.Generator().manual_seed(seed)
         self._callbacks: list[Callable[[Event], None]] = []
         check_sparse_layers(self.layers, self.granularity, type(self).__name__, self.needs_dense)
         check_feasible(self.layers, self.granularity, self.target, self.min_fan_in)
         check_rules(self.layers, self.ranking, type(self).__name__)
         check_owned(self.layers, self.optimizer)
+        check_sharded(self.layers, self.granularity)
         self._check_alone()
         found, self._starts, self._goals = first_connections(
             self.layers,
@@ -139,6 +141,7 @@ class Topology(MaskedSteps):
             distribution=check_distribution(distribution),
             constant=self.regrows_dropped,
             generator=self._generator,
+            shards=self._shards,
         )
         self.check_start(1 - sum(self._starts) / sum(map(self.granularity.units, self.layers)))
         for neuron, connections in zip(self.layers, found, strict=True):
@@ -146,8 +149,11 @@ class Topology(MaskedSteps):
                 self._place_first(neuron, connections, seed)
             else:
                 set_mask(neuron, connections.to(neuron.weight.device))
+        self._counts = self.history[-1][1]
         self.initial_sparsity = self.sparsity
+        keep_from_broadcast(model, self._mask_names, processes() > 1)
         self._attach()
+        self._compare(Topology.state_dict(self))  # a subclass may not be complete yet
 
     # What a method decides.
 
@@ -175,14 +181,15 @@ class Topology(MaskedSteps):
         Args:
             progress: The fraction of the evolution that is done, in [0, 1].
             pool: The counts.
-            drop_scores: Scores of the units that may be dropped, shape (candidates,).
+            drop_scores: Scores of the units that may be dropped, shape (candidates,); of sharded layers those of the
+                rows here, of which `total` counts all.
 
         Returns:
-            (dropped, grown).
+            (dropped, grown), the same in every process.
         """
         stay = min(pool.active, pool.goal)
         dropped = pool.active - stay + int(half_cosine(self.drop_fraction, progress) * stay)
-        dropped = min(dropped, len(drop_scores))
+        dropped = min(dropped, self.total(len(drop_scores)))
         return dropped, max(0, pool.goal - (pool.active - dropped))
 
     def new_weights(self, grow_scores: Tensor, grown: Tensor) -> Tensor | None:
@@ -195,10 +202,10 @@ class Topology(MaskedSteps):
     def masks(self) -> dict[str, Tensor]:
         """The masks by parameter name, bool, (neurons, ...): True where the connection exists.
 
-        In the shape of the weights; that of a layer which holds only its connections is a new tensor in torch's COO
-        format, of which ``to_dense()`` makes a mask.
+        In the shape of the weights, and sharded as they are; that of a layer which holds only its connections is a new
+        tensor in torch's COO format, of which ``to_dense()`` makes a mask.
         """
-        return {n.name: sparse_mask(n) if has_places(n) else self._mask(n) for n in self.layers}
+        return {n.name: sparse_mask(n) if has_places(n) else self._shared_mask(n) for n in self.layers}
 
     @property
     def weights(self) -> int:
@@ -207,7 +214,10 @@ class Topology(MaskedSteps):
 
     @property
     def connections(self) -> int:
-        """A, the number of connections that exist: a count of masks, since weights may underflow to 0."""
+        """A, the number of connections that exist: a count of masks, since weights may underflow to 0.
+
+        Of sharded layers, the count of the last update, which asks no other process.
+        """
         return sum(map(self._connections_of, self.layers)) if self._left is None else self._left
 
     @property
@@ -246,8 +256,10 @@ class Topology(MaskedSteps):
             "overdue": self._overdue,
             "schedule": asdict(self.schedule),
             "generator": self._generator.get_state(),
-            "masks": {n.name: saved_structure(n) if has_places(n) else self._mask(n).clone() for n in self.layers},
-            "events": [asdict(event) for event in self.events],
+            "masks": {
+                n.name: saved_structure(n) if has_places(n) else self._shared_mask(n).clone() for n in self.layers
+            },
+            "events": tuple(asdict(event) for event in self.events),  # one value to torch.distributed.checkpoint
         }
 
     @torch.no_grad()
@@ -262,7 +274,7 @@ class Topology(MaskedSteps):
         Raises:
             ValueError: If it is another method's, or another network's.
         """
-        shapes = {n.name: (*n.shape, "held") if has_places(n) else tuple(self._mask(n).shape) for n in self.layers}
+        shapes = {n.name: (*n.shape, "held") if has_places(n) else n.shape for n in self.layers}
         check_saved(state, type(self).__name__, shapes)
         self.target, self.initial_sparsity = state["target"], state["initial_sparsity"]
         self.drop_fraction, self.min_fan_in = state["drop_fraction"], state["min_fan_in"]
@@ -277,8 +289,10 @@ class Topology(MaskedSteps):
             if has_places(neuron):
                 self._place(neuron, saved_places(saved).to(neuron.weight.device))
             else:
-                set_mask(neuron, saved)
+                set_mask(neuron, rows_of(saved, neuron.parameter))
+        self._counts = self.history[-1][1]
         self._taken, self._gradients = None, None
+        self._joined = False
         self._mark_stale()
         self._keep_factors()
 
@@ -310,15 +324,19 @@ class Topology(MaskedSteps):
             neuron.weight.masked_fill_(~self._mask(neuron), 0)
         self.detach()
         self._left = self.connections
+        broadcast_again(self.model, self._mask_names)
         for neuron in self._masked:
             del neuron.module._buffers[buffer_name(neuron)]
         return self.model
 
     def _update(self, gradients: list[Gradient | None]) -> None:
         exchanges, threshold = self._exchange(gradients)
-        dropped, regrown = {}, {}
-        for i, neuron in enumerate(self.layers):
-            dropped[neuron.name], regrown[neuron.name] = self._carry_out(neuron, exchanges.get(i))
+        changes = [self._carry_out(neuron, exchanges.get(i)) for i, neuron in enumerate(self.layers)]
+        counts = self.totals([count for change in zip(*changes, strict=True) for count in change])
+        names = [neuron.name for neuron in self.layers]
+        dropped = dict(zip(names, counts[: len(names)], strict=True))
+        regrown = dict(zip(names, counts[len(names) :], strict=True))
+        self._counts = {name: self._counts[name] - dropped[name] + regrown[name] for name in names}
         event = Event(self._step, self.sparsity, threshold, dropped, regrown)
         self.events.append(event)
         for function in self._callbacks:
@@ -339,7 +357,7 @@ class Topology(MaskedSteps):
             those = [self._exchange_of(self.layers[i]) for i in pool]
             largest = max(largest, self._drop_then_grow(those, counts, [gradients[i] for i in pool]))
             exchanges |= zip(pool, those, strict=True)
-        return exchanges, largest
+        return exchanges, largest if self._shards is None else self._shards.largest(largest)
 
     def _exchange_of(self, neuron: NeuronWeight) -> Exchange:
         kind = PlaceExchange if has_places(neuron) else MaskExchange
@@ -351,16 +369,17 @@ class Topology(MaskedSteps):
         of_layers = [exchange.candidates().to(device) for exchange in those]
         candidates = torch.cat(of_layers)
         drops, grows = self.budget(self.schedule.progress(self._step), counts, candidates)
-        dropped = lowest(candidates, drops)
+        layers = [exchange.neuron for exchange in those]
+        dropped = self._lowest(layers, of_layers, drops)
         for exchange, chosen in zip(those, torch.split(dropped, list(map(len, of_layers))), strict=True):
             exchange.drop(chosen)
         of_layers = [
             exchange.openings(gradient, grows).to(device) for exchange, gradient in zip(those, gradients, strict=True)
         ]
-        grown = lowest(-torch.cat(of_layers), grows)
+        grown = self._lowest(layers, [-scores for scores in of_layers], grows)
         for exchange, chosen in zip(those, torch.split(grown, list(map(len, of_layers))), strict=True):
             exchange.grow(chosen)
-        return float(candidates[dropped].max()) if drops else 0.0
+        return float(candidates[dropped].max()) if dropped.any() else 0.0
 
     def _carry_out(self, neuron: NeuronWeight, exchange: Exchange | None) -> tuple[int, int]:
         """Do what was chosen; returns how many connections exist no more, and how many are new."""
@@ -390,6 +409,8 @@ class Topology(MaskedSteps):
             reconnect(None if self._loaded else self.optimizer, neuron, places, self._fresh_state)
 
     def _connections_of(self, neuron: NeuronWeight) -> int:
+        if self._shards is not None:
+            return self._counts[neuron.name]
         return neuron.weight.numel() if has_places(neuron) else int(self._mask(neuron).sum())
 
     def _pools(self) -> list[list[int]]:

@@ -185,7 +185,7 @@ def check_owned(layers: Sequence[NeuronWeight], optimizer: Optimizer) -> None:
         ValueError: If it does.
     """
     owned = {id(param) for group in optimizer.param_groups for param in group["params"]}
-    missing = [neuron.name for neuron in layers if id(neuron.weight) not in owned]
+    missing = [neuron.name for neuron in layers if id(neuron.parameter) not in owned]
     if missing:
         raise ValueError(
             f"the optimizer does not have {', '.join(missing[:5])}: build it from the same model, or leave the layers "

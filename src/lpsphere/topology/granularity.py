@@ -96,7 +96,7 @@ class Granularity:
             return rows.reshape(-1, self.pattern[1])
         if self.unit == 1:
             return rows
-        blocks = rows.reshape(len(rows) // self.block[0], self.block[0], -1, self.block[1])
+        blocks = rows.reshape(-1, self.block[0], rows.shape[1] // self.block[1], self.block[1])
         return blocks.any(3).any(1) if values.dtype.is_floating_point is False else blocks.mean((1, 3))
 
     def spread(self, neuron: NeuronWeight, units: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Granularity:
         rows = units
         if self.unit > 1:
             rows = units.repeat_interleave(self.block[0], 0).repeat_interleave(self.block[1], 1)
-        return neuron.layout.from_rows(rows.reshape(neuron.neurons, neuron.fan_in), neuron.weight)
+        return neuron.layout.from_rows(rows.reshape(-1, neuron.fan_in), neuron.weight)
 
     def shape(self, neuron: NeuronWeight) -> tuple[int, int]:
         """The shape of the grid: (groups, units of a group)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lpsphere.distributed import as_shared, local
 from lpsphere.neurons import NeuronWeight
 
 __all__ = [
@@ -15,8 +16,11 @@ __all__ = [
     "lowest",
     "random_units",
     "set_mask",
+    "skip",
     "top_of_group",
 ]
+
+_BLOCK = 2**20
 
 
 def buffer_name(neuron: NeuronWeight) -> str:
@@ -26,14 +30,15 @@ def buffer_name(neuron: NeuronWeight) -> str:
 
 def get_mask(neuron: NeuronWeight) -> Tensor | None:
     """The mask of a weight, bool in its shape; None if it has none."""
-    return neuron.module._buffers.get(buffer_name(neuron))
+    mask = neuron.module._buffers.get(buffer_name(neuron))
+    return None if mask is None else local(mask)
 
 
 def set_mask(neuron: NeuronWeight, mask: Tensor) -> None:
-    """Write the mask into its buffer, which is made if need be and saved with the model."""
+    """Write the mask into its buffer, made if need be: saved with the model, and sharded as the parameter is."""
     buffer = get_mask(neuron)
     if buffer is None:
-        neuron.module.register_buffer(buffer_name(neuron), mask.clone())
+        neuron.module.register_buffer(buffer_name(neuron), as_shared(mask.clone(), neuron.parameter))
     else:
         buffer.copy_(mask)
 
@@ -52,7 +57,7 @@ def apply_masks(model: nn.Module) -> nn.Module:
         for name, weight in module.named_parameters(recurse=False):
             mask = module._buffers.get(f"{name}_mask")
             if mask is not None:
-                weight.masked_fill_(~mask, 0)
+                local(weight).masked_fill_(~local(mask), 0)
     return model
 
 
@@ -112,6 +117,12 @@ def random_units(shape: tuple[int, int], count: int, fewest: int, generator: tor
         first = scores.argsort(dim=1, stable=True)[:, :fewest]
         scores.scatter_(1, first, scores.gather(1, first) - 1)
     return lowest(scores.flatten(), count).view(shape)
+
+
+def skip(count: int, generator: torch.Generator) -> None:
+    """Pass over random numbers, as if they had been drawn."""
+    for first in range(0, count, _BLOCK):
+        torch.rand(min(_BLOCK, count - first), generator=generator)
 
 
 def existing_mask(neuron: NeuronWeight) -> Tensor:

@@ -119,7 +119,7 @@ class SemiPruning(Topology):
 
     def _paper_budget(self, progress: float, pool: Pool, drop_scores: Tensor) -> tuple[int, int]:
         threshold = half_cosine(self.drop_fraction, progress)
-        dropped = int((drop_scores < threshold).sum())
+        dropped = self.total(int((drop_scores < threshold).sum()))
         grown = min(round(self._rho * dropped), pool.units - pool.active)
         sparsity = 1 - (pool.active - dropped + grown) / pool.units
         if self.target > 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from lpsphere.neurons import NeuronWeight
@@ -29,4 +28,4 @@ class SET(Topology):
 
     def grow_scores(self, neuron: NeuronWeight, gradient: Tensor) -> Tensor:
         """Uniformly random."""
-        return torch.rand(gradient.shape, generator=self._generator).to(neuron.weight.device)
+        return self.random(neuron, gradient)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from lpsphere.distributed import as_shared, rows_of
 from lpsphere.neurons import NeuronWeight, Rule
 from lpsphere.topology.base import Pool, Topology
 from lpsphere.topology.growth import Gradient
@@ -116,7 +117,10 @@ class SNIP(Topology):
 
     def state_dict(self) -> dict[str, Any]:
         """As the base's, and the gradients summed so far."""
-        sums = None if self._sums is None else [None if g is None else g.clone() for g in self._sums]
+        sums = None
+        if self._sums is not None:
+            pairs = zip(self.layers, self._sums, strict=True)
+            sums = [None if g is None else as_shared(g.clone(), n.parameter) for n, g in pairs]
         return {**super().state_dict(), "batches": self.batches, "sums": sums, "summed": self._summed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -124,8 +128,8 @@ class SNIP(Topology):
         super().load_state_dict(state)
         self.batches, self._summed, self._sums = state["batches"], state["summed"], None
         if state["sums"] is not None:
-            devices = [neuron.weight.device for neuron in self.layers]
-            self._sums = [g if g is None else g.to(d, copy=True) for g, d in zip(state["sums"], devices, strict=True)]
+            pairs = zip(self.layers, state["sums"], strict=True)
+            self._sums = [g if g is None else rows_of(g, n.parameter).to(n.weight.device, copy=True) for n, g in pairs]
 
 
 def _add(one: Tensor | None, other: Tensor | None) -> Tensor | None:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lpsphere.distributed import Shards, row_range
 from lpsphere.neurons import LpSphereWarning, NeuronWeight
 from lpsphere.topology.checks import check_sparsity
 from lpsphere.topology.distributions import layer_units
@@ -78,6 +79,7 @@ def first_connections(
     distribution: str,
     constant: bool,
     generator: torch.Generator,
+    shards: Shards | None = None,
 ) -> tuple[list[Tensor], list[int], list[int]]:
     """The connections a method starts from.
 
@@ -90,20 +92,22 @@ def first_connections(
         distribution: "uniform" or "erk".
         constant: Whether the method keeps the number of connections, so that a pattern must hold from the start.
         generator: Where the randomness comes from.
+        shards: The processes that share the rows of the layers; None: each has all of them.
 
     Returns:
-        Masks in the shapes of the weights, or the places of a layer that holds only its connections, int64; their units
-        in each layer, and the units of each layer at the target.
+        Masks in the shapes of the weights here, or the places of a layer that holds only its connections, int64; their
+        units in each layer, and the units of each layer at the target.
 
     Raises:
         TypeError, ValueError: If ``initial`` is out of range, or what exists does not fit.
     """
     if initial == "keep":
         found = [places_of(neuron) if has_places(neuron) else existing_mask(neuron) for neuron in layers]
-        starts = [
+        kept = [
             len(has) if has_places(neuron) else _units_kept(neuron, granularity, has, constant)
             for neuron, has in zip(layers, found, strict=True)
         ]
+        starts = _all_kept(layers, granularity, kept, shards)
         every, fewest = sum(map(granularity.units, layers)), sum(granularity.fewest(n, min_fan_in) for n in layers)
         if sum(starts) < max(round(every * (1 - target)), fewest):
             raise ValueError(
@@ -153,19 +157,37 @@ def _random(
     """Random connections: a mask, or places."""
     if has_places(neuron):
         return random_places(neuron, count, fewest, generator)
-    return granularity.spread(neuron, random_units(granularity.shape(neuron), count, fewest, generator))
+    units = random_units(granularity.shape(neuron), count, fewest, generator)
+    first, last = (row * len(units) // len(neuron.parameter) for row in row_range(neuron.parameter))
+    return granularity.spread(neuron, units[first:last])
 
 
-def _units_kept(neuron: NeuronWeight, granularity: Granularity, mask: Tensor, constant: bool) -> int:
-    """The number of units of an existing mask, which must be one of the granularity."""
+def _units_kept(neuron: NeuronWeight, granularity: Granularity, mask: Tensor, constant: bool) -> int | None:
+    """The number of units of an existing mask; None if it is not one of the granularity."""
     units = granularity.grid(neuron, mask)
     fits = torch.equal(granularity.spread(neuron, units), mask)
     if granularity.pattern is not None:
         counts = units.sum(1)
         fits = bool((counts == granularity.pattern[0]).all() if constant else (counts >= granularity.pattern[0]).all())
-    if not fits:
-        raise ValueError(
-            f'the connections of {neuron.name} are not {granularity}: leave initial_sparsity="keep" out, or use '
-            "the granularity that made them"
-        )
-    return int(units.sum())
+    return int(units.sum()) if fits else None
+
+
+def _all_kept(
+    layers: Sequence[NeuronWeight], granularity: Granularity, kept: Sequence[int | None], shards: Shards | None
+) -> list[int]:
+    """The units that each layer keeps in all processes.
+
+    Raises:
+        ValueError: If those of a layer are not of the granularity, in every process.
+    """
+    counts, misfits = [count or 0 for count in kept], [int(count is None) for count in kept]
+    if shards is not None:
+        sums = shards.total([*counts, *misfits])
+        counts, misfits = sums[: len(counts)], sums[len(counts) :]
+    for neuron, misfit in zip(layers, misfits, strict=True):
+        if misfit:
+            raise ValueError(
+                f'the connections of {neuron.name} are not {granularity}: leave initial_sparsity="keep" out, or use '
+                "the granularity that made them"
+            )
+    return counts

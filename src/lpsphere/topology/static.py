@@ -37,6 +37,7 @@ class Static(Topology):
     """
 
     uses_gradient = False
+    evolves = False
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from lpsphere.distributed import local, shards_of
 from lpsphere.geometry import row_sums
 from lpsphere.neurons import LpSphereWarning, NeuronWeight
 from lpsphere.topology.growth import FactoredGradient, Gradient
@@ -45,6 +46,7 @@ class MaskedSteps(ABC):
         self.optimizer, self.layers = optimizer, layers
         self._masked = [neuron for neuron in layers if not has_places(neuron)]
         self._held = [neuron for neuron in layers if has_places(neuron)]
+        self._shards = shards_of([neuron.parameter for neuron in layers])
         self._handles: list[Any] = []
         self._step = 0
         self._gradients: list[Tensor | None] | None = None  # kept for the update that follows this step
@@ -53,8 +55,13 @@ class MaskedSteps(ABC):
         self._stepping = False
         self._overdue = False
         self._warned = False
+        self._joined = False
         self._stale, self._loaded = False, False
         self._owned: dict[str, Tensor] = {}  # masks that the optimizer keeps to by itself
+
+    @abstractmethod
+    def _join(self) -> None:
+        """See, before the first step, that all processes that train together start from the same."""
 
     @abstractmethod
     def _update(self, gradients: list[Gradient | None]) -> None:
@@ -76,7 +83,7 @@ class MaskedSteps(ABC):
             layer_of(neuron).keep_factors(False)
         for neuron in self._masked:
             if hasattr(self.optimizer, "on_topology"):
-                self.optimizer.on_topology(neuron.weight, None)
+                self.optimizer.on_topology(neuron.parameter, None)
 
     def _attach(self) -> None:
         self._apply_masks()
@@ -89,12 +96,16 @@ class MaskedSteps(ABC):
 
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None and self._is_blank():
+            return None
+        if not self._joined:
+            self._join()
         self._stepping = True
         for neuron in self._held:
             clear_misfits(optimizer, neuron)
         if self._stale or self._moved():
             self._apply_masks()
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._take_gradients()
             self._withhold_gradients()
@@ -112,10 +123,25 @@ class MaskedSteps(ABC):
             return (args[0], masked_closure, *args[2:]), kwargs
         return args, {**kwargs, "closure": masked_closure}
 
+    def _is_blank(self) -> bool:
+        """Whether the step is only to make an optimizer's state.
+
+        ``torch.distributed.checkpoint`` takes it, with rates and gradients of 0, before it saves or loads a new one's.
+        """
+        groups = self.optimizer.param_groups
+        if any(group.get("lr", 1) != 0 for group in groups):
+            return False
+        gradients = [p.grad for group in groups for p in group["params"] if p.requires_grad]
+        return not self._anywhere(any(g is None or bool(local(g).any()) for g in gradients))
+
+    def _anywhere(self, value: bool) -> bool:
+        """Whether it holds in one of the processes that share the layers."""
+        return value if self._shards is None else self._shards.any(value)
+
     def _take_gradients(self) -> None:
         """Keep dense gradients at an update, then mask; gradients that `mask_grads` has masked are kept already."""
-        gradients = [(neuron, self._mask(neuron), neuron.weight.grad) for neuron in self._masked]
-        if self._taken is not None and not self._renewed(gradients):
+        gradients = [(neuron, self._mask(neuron), neuron.gradient) for neuron in self._masked]
+        if self._taken is not None and not self._anywhere(self._renewed(gradients)):
             return
         self._taken = [gradient for _, _, gradient in gradients]
         self._gradients = None
@@ -140,7 +166,7 @@ class MaskedSteps(ABC):
         return [self._gradient_of(neuron) if has_places(neuron) else next(of_masked) for neuron in self.layers]
 
     def _gradient_of(self, neuron: NeuronWeight) -> Gradient | None:
-        gradient = neuron.weight.grad
+        gradient = neuron.gradient
         if gradient is None or not self.uses_gradient:
             return gradient
         factors = layer_of(neuron).gradient_factors()
@@ -192,7 +218,8 @@ class MaskedSteps(ABC):
     def _make_up_for(self, gradients: list[Gradient | None]) -> None:
         """The update that is due, or a warning that it is put off."""
         told = self._warned
-        self._overdue = self._warned = not all(gradient is None or _is_finite(gradient) for gradient in gradients)
+        self._overdue = self._anywhere(not all(gradient is None or _is_finite(gradient) for gradient in gradients))
+        self._warned = self._overdue
         if self._overdue and not told:
             warnings.warn(
                 f"the gradients of step {self._step} are not finite: the topology stays as it was and is updated after "
@@ -228,13 +255,13 @@ class MaskedSteps(ABC):
         """Zero what is inactive and reset the state of what changed; an optimizer that knows masks is asked first."""
         weight, mask = neuron.weight, self._mask(neuron)
         on_topology = getattr(self.optimizer, "on_topology", None)
-        if on_topology is not None and on_topology(weight, mask, new_weights):
+        if on_topology is not None and on_topology(neuron.parameter, mask, new_weights):
             self._owned[neuron.name] = mask
             return
         cleared = ~mask if changed is None else ~mask | changed
-        for key, value in self.optimizer.state.get(weight, {}).items():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
-                value.masked_fill_(cleared, self._fresh_state(key, weight))
+        for key, value in self.optimizer.state.get(neuron.parameter, {}).items():
+            if isinstance(value, Tensor) and local(value).shape == weight.shape:
+                local(value).masked_fill_(cleared, self._fresh_state(key, neuron.parameter))
         weight.masked_fill_(~mask, 0)
         if new_weights is not None:
             split, dims = neuron.layout.split(weight), neuron.layout.fan_in_dims(weight)
@@ -257,13 +284,13 @@ class MaskedSteps(ABC):
         self._stale = True
 
     def _check_alone(self) -> None:
-        ours = {id(neuron.weight) for neuron in self.layers}
+        ours = {id(neuron.parameter) for neuron in self.layers}
         for hook in self.optimizer._optimizer_step_pre_hooks.values():
             other = getattr(hook, "__self__", None)
             if (
                 other is not self
                 and isinstance(other, MaskedSteps)
-                and any(id(neuron.weight) in ours for neuron in other.layers)
+                and any(id(neuron.parameter) in ours for neuron in other.layers)
             ):
                 raise ValueError(
                     f"a {type(other).__name__} is attached to this model and optimizer already: finalize() it, or "

@@ -82,12 +82,14 @@ class Augmentation:
         if self.cutout > side:
             raise ValueError(f"cutout={self.cutout} does not fit into {size}: give at most {side}")
 
-    def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+    def __call__(self, images: Tensor, rng: np.random.Generator, first: int = 0, of: int | None = None) -> Tensor:
         """The images, augmented; those given are not changed.
 
         Args:
             images: Standardised images (n, channels, height, width), floating-point, on any device.
             rng: Where the draws come from, such as `batch_rng`; ignored with everything off.
+            first: Place of the first of these images, if they are a part of the batch.
+            of: Images of the whole batch; None: these. Draws are made for all, so that parts fit together.
 
         Returns:
             A new tensor of the same shape, type, device and order of memory (contiguous or channels_last); with
@@ -106,7 +108,7 @@ class Augmentation:
             raise TypeError(f"rng must be a numpy.random.Generator, got {rng!r}: use batch_rng(seed, epoch, batch)")
         self.check(images.shape[1:])
         count, _, height, width = images.shape
-        draws = self._draw(count, height, width, rng)
+        draws = self._draw(count if of is None else of, height, width, rng)[:, first : first + count]
         return self._apply(images, draws.to(images.device, non_blocking=True))
 
     def _draw(self, count: int, height: int, width: int, rng: np.random.Generator) -> Tensor:

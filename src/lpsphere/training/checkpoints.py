@@ -22,7 +22,7 @@ _KEEP = 2
 
 
 def save_checkpoint(folder: Path, step: int, accelerator: Accelerator) -> None:
-    """Save everything that training needs to continue; the newest two are kept."""
+    """Save everything that training needs to continue; the newest two are kept. For the main process alone."""
     path = folder / "checkpoints" / f"step-{step:09d}"
     replace_folder(path, lambda temporary: accelerator.save_state(str(temporary)))
     for old in _checkpoints(folder)[:-_KEEP]:

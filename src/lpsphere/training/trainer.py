@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lpsphere.data import Dataset
+from lpsphere.distributed import anywhere, total
 from lpsphere.flops import inference_flops, layer_costs, training_flops
 from lpsphere.metrics import Summary, summary
 from lpsphere.models import build
@@ -37,6 +38,7 @@ from lpsphere.training.config import TrainConfig
 from lpsphere.training.evaluation import Scores, evaluate, final_scores, score_of
 from lpsphere.training.files import prepare_folder, replace_text
 from lpsphere.training.learning_rate import SCHEDULES
+from lpsphere.training.parts import WHOLE, Parts, keep_names_plain
 from lpsphere.training.record import versions
 from lpsphere.training.setup import load_data, make_optimizer, make_topology, model_config, precision
 
@@ -110,12 +112,13 @@ class Trainer:
         command: str = "",
         data: Dataset | None = None,
     ) -> None:
-        prepare_folder(folder)
         self.config, self.folder, self.command = config, folder, command
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         set_seed(config.seed)
-        self.accelerator = _accelerator(config)
+        self.accelerator = _accelerator(config)  # from here on there are other processes, if there are any
+        if self.is_main:
+            prepare_folder(folder)
         self.data = load_data(config) if data is None else data
         self.augmentation = Augmentation(config.crop, config.flip, config.cutout)
         self.augmentation.check(self.data.input_shape)
@@ -124,6 +127,8 @@ class Trainer:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         rows = len(self.data.x_train)
         self.batch_size = min(config.batch_size, rows)
+        self.parts = Parts(self.accelerator.num_processes, self.accelerator.process_index)
+        self.parts.check(self.batch_size)
         self.steps_per_epoch = rows // self.batch_size
         self.total_steps = self.steps_per_epoch * config.epochs
         self.optimizer = make_optimizer(config, model)
@@ -132,6 +137,7 @@ class Trainer:
         self.plain_model = model
         self.average = new_average(config, model, self.topology, self.steps_per_epoch)
         self.model, self.stepper = self.accelerator.prepare(model, self.optimizer)
+        keep_names_plain(self.accelerator, model)
         self.compiled = torch.compile(self.model) if config.compile else self.model  # whose state has other names
         self.state = _State()
         self._stopping: list[int] = []
@@ -143,7 +149,13 @@ class Trainer:
         checkpoint = newest_checkpoint(folder, model) if resume else None
         if checkpoint is not None:
             self.accelerator.load_state(str(checkpoint))
-        replace_text(folder / "config.yaml", config.to_yaml())
+        if self.is_main:
+            replace_text(folder / "config.yaml", config.to_yaml())
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files; it is the only one, or the first of several."""
+        return bool(self.accelerator.is_main_process)
 
     @property
     def step(self) -> int:
@@ -151,7 +163,7 @@ class Trainer:
         return self.state.epoch * self.steps_per_epoch + self.state.batch
 
     def fit(self, on_step: Callable[[Progress], None] | None = None) -> dict[str, Any]:
-        """Train to the end, or until interrupted.
+        """Train to the end, or until interrupted; several processes do it together.
 
         Args:
             on_step: Called after every optimizer step.
@@ -177,7 +189,8 @@ class Trainer:
     def _epoch(self, report: Callable[[Progress], None]) -> None:
         state = self.state
         self.model.train()
-        totals = torch.tensor([state.loss_sum, state.score_sum], dtype=torch.float64, device=self.accelerator.device)
+        sums = [state.loss_sum, state.score_sum] if self.is_main else [0.0, 0.0]
+        totals = torch.tensor(sums, dtype=torch.float64, device=self.accelerator.device)
         batches = _batches(len(self.train_rows[0]), self.batch_size, self.config.seed, state.epoch)
         started = time.perf_counter()
         for rows in batches[state.batch :]:
@@ -187,17 +200,21 @@ class Trainer:
             if state.batch == self.steps_per_epoch:
                 break
             report(self._progress())
-            if self._stopping:
-                state.loss_sum, state.score_sum = totals.tolist()
+            if self._asked_to_stop(state.batch % self.parts.patience == 0):
+                state.loss_sum, state.score_sum = total(totals).tolist()
                 state.seconds += time.perf_counter() - started
                 self._save()
                 raise Interrupted(f"stopped after step {self.step} of {self.total_steps}; everything is saved")
         state.seconds += time.perf_counter() - started
-        self._end_epoch(totals.tolist())
+        self._end_epoch(total(totals).tolist())
         report(self._progress(state.rows[-1]))
-        if self._stopping and state.epoch < self.config.epochs:
+        if state.epoch < self.config.epochs and self._asked_to_stop(True):
             self._save()
             raise Interrupted(f"stopped after epoch {state.epoch} of {self.config.epochs}; everything is saved")
+
+    def _asked_to_stop(self, now: bool) -> bool:
+        """Whether one of the processes was asked to stop, if it is now that they ask each other."""
+        return now and anywhere(bool(self._stopping), self.accelerator.device)
 
     def _set_learning_rates(self) -> None:
         factor = SCHEDULES[self.config.schedule](self.step / self.total_steps)
@@ -206,7 +223,10 @@ class Trainer:
 
     def _train_step(self, rows: Tensor) -> Tensor:
         """One optimizer step; returns the sums of the losses and of the scores of its rows."""
-        x, y = self._inputs(rows, self.state.epoch, self.state.batch), self.train_rows[1][rows]
+        x, y = (
+            self._inputs(rows, self.state.epoch, self.state.batch, self.parts),
+            self.train_rows[1][self.parts.of(rows)],
+        )
         with self.accelerator.autocast():
             outputs = self.compiled(x)
         outputs = outputs.float()
@@ -219,8 +239,9 @@ class Trainer:
         self.stepper.zero_grad()
         return torch.stack([loss.detach().double() * len(y), score_of(outputs.detach(), y, self.config.task)])
 
-    def _inputs(self, rows: Tensor, epoch: int, batch: int) -> Tensor:
-        return self.augmentation(self.train_rows[0][rows], batch_rng(self.config.seed, epoch, batch))
+    def _inputs(self, rows: Tensor, epoch: int, batch: int, parts: Parts = WHOLE) -> Tensor:
+        rng, first = batch_rng(self.config.seed, epoch, batch), parts.first(len(rows))
+        return self.augmentation(self.train_rows[0][parts.of(rows)], rng, first, len(rows))
 
     def _end_epoch(self, totals: list[float]) -> None:
         state, count = self.state, self.steps_per_epoch * self.batch_size
@@ -268,6 +289,8 @@ class Trainer:
         return Progress(epoch, self.config.epochs, self.step, self.total_steps, self._sparsity(), row)
 
     def _write_history(self) -> None:
+        if not self.is_main:
+            return
         events = [] if self.topology is None else self.topology.events
         rows = self.state.rows + [{"kind": "update", **asdict(event)} for event in events]
         rows.sort(key=lambda row: row["step"])
@@ -276,7 +299,8 @@ class Trainer:
 
     def _save(self) -> None:
         self._write_history()
-        save_checkpoint(self.folder, self.step, self.accelerator)
+        if self.is_main:
+            save_checkpoint(self.folder, self.step, self.accelerator)
 
     def _finish(self) -> dict[str, Any]:
         if self.average is not None:
@@ -284,10 +308,10 @@ class Trainer:
         table = summary(self.plain_model, self.optimizer, include_last=self.config.include_last)
         if self.topology is not None:
             self.topology.finalize()
-        save_model(self.folder / "model.safetensors", self.plain_model)
         result = self._summary(table)
-        text = json.dumps(result, indent=1) + "\n"
-        replace_text(self.folder / "summary.json", text)
+        if self.is_main:
+            save_model(self.folder / "model.safetensors", self.plain_model)
+            replace_text(self.folder / "summary.json", json.dumps(result, indent=1) + "\n")
         return result
 
     def _another_epoch(self) -> Iterator[Tensor]:
@@ -314,6 +338,7 @@ class Trainer:
             "device": self.accelerator.device.type,
             "mixed_precision": self.accelerator.mixed_precision,
             "threads": torch.get_num_threads(),
+            **({"processes": self.parts.count} if self.parts.count > 1 else {}),
             "versions": versions(),
             "command": self.command,
             "layers": layers["layers"],
