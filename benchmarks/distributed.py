@@ -236,7 +236,7 @@ def _process(rank: int, count: int, folder: str) -> None:
 def main() -> None:
     """Measure with every number of processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--processes", type=int, nargs="+", default=[2])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows, reductions = [], []
