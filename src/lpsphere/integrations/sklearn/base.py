@@ -32,6 +32,7 @@ from lpsphere.integrations.sklearn.tables import (
     check_columns,
     constant_columns,
     learn_scale,
+    merged,
     standardised,
     weights_of,
 )
@@ -153,15 +154,17 @@ class LpSphereEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         weights = self._row_weights(y, sample_weight, x)
         if weights is not None:
             kept = np.flatnonzero(weights)
+            if not len(kept):
+                raise ValueError("the weight of every row is 0: no row is left to learn from")
             x, y, weights = x[kept], y[kept], weights[kept]
-        if not again:
-            self._learn_targets(y, weights)
         held: Any = None
         if self.early_stopping:
             train, test = self._split(y, config.seed)
             held = x[test], y[test], None if weights is None else weights[test]
             x, y, weights = x[train], y[train], None if weights is None else weights[train]
+        x, y, weights = merged(x, y, weights)
         if not again:
+            self._learn_targets(y, weights)
             self.scaler_ = StandardScaler()
             learn_scale(self.scaler_, x, weights)
         config = self._with_lengths(config, x.shape[0])
@@ -250,15 +253,22 @@ class LpSphereEstimator(BaseEstimator, ABC):  # type: ignore[misc]
                 f'partial_fit does not know how long training will be, which method="{_ONLINE_REFUSED}" goes by: use '
                 'fit, or method="semi-pruning", "rigl", "set", "static", "snip" or "dense"'
             )
-        more: dict[str, Any] = {"initial_sparsity": config.sparsity} if config.method == "semi-pruning" else {}
+        more: dict[str, Any] = {}
         if first:
-            model = self._new_model(config)
+            method, model = config.method, self._new_model(config)
+            if method == "semi-pruning":  # whose sparsity would else climb towards an end that nobody knows
+                more = {"initial_sparsity": config.sparsity}
         else:
-            model = self.model_
-            put_masks(model, self._masks)
-            method = self._online["method"] if self._online else "static" if self._masks else "dense"
-            config = replace(config, method=method, sparsity=self.sparsity_)
-            more = {} if method == "dense" else {"initial_sparsity": "keep"}
+            method, model = (
+                self._online["method"] if self._online else "static" if self._masks else "dense",
+                self.model_,
+            )
+            if method != "dense":
+                put_masks(model, self._masks)
+                more = {"initial_sparsity": "keep"}
+        begin = 0.0 if method == "semi-pruning" else None
+        sparsity = config.sparsity if first else self.sparsity_
+        config = replace(config, method=method, begin=begin, end=None, sparsity=sparsity)
         training = Training(_feasible(config, model), model, self._loss, _ONLINE_STEPS, **more)
         if self._online:
             training.load_state_dict(self._online)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from lpsphere.integrations.sklearn.base import LpSphereEstimator
 from lpsphere.integrations.sklearn.tables import check_columns
+from lpsphere.training.config import TrainConfig
 
 __all__ = ["LpSphereClassifier"]
 
@@ -39,8 +41,9 @@ class LpSphereClassifier(ClassifierMixin, LpSphereEstimator):  # type: ignore[mi
         other_lr: Peak learning rate of what is not on a sphere ("lpsgd"): output layer and batch norms. None: 0.1.
         weight_decay: Weight decay of what is not on a sphere.
         label_smoothing: Of the cross-entropy, in [0, 1).
-        epochs: Passes over the rows; "auto": about 200 rows^(1/3) steps in all, in 10 to 200 epochs.
-        batch_size: Rows of a step, at least 2; "auto": about a thirty-second of them, between 16 and 1,024.
+        epochs: Passes over the rows; "auto": about 200 rows^(1/3) steps in all, in 10 to 500 epochs.
+        batch_size: Rows of a step, at least 2; "auto": all of up to 64, else about a thirty-second, between
+            16 and 1,024.
         schedule: Learning rate over training: "piecewise", "cosine" or "constant".
         class_weight: Weights of the classes, by class; "balanced": inversely to their frequencies; None: 1.
         early_stopping: Keep a part of the rows aside, stop when the accuracy there rises no more, and put the best
@@ -170,6 +173,9 @@ class LpSphereClassifier(ClassifierMixin, LpSphereEstimator):  # type: ignore[mi
         """The natural logarithms of the probabilities, shape (rows, classes)."""
         logs: NDArray[np.float64] = log_softmax(self._raw(X), axis=1)
         return logs
+
+    def _config(self) -> TrainConfig:
+        return replace(super()._config(), label_smoothing=self.label_smoothing)
 
     def _checked(self, x: Any, y: Any, reset: bool) -> tuple[Any, NDArray[Any]]:
         check_columns(x)

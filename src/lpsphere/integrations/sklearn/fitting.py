@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lpsphere.integrations.sklearn.tables import FEW
 from lpsphere.models import MLP
 from lpsphere.neurons import select
 from lpsphere.topology.masks import set_mask
@@ -54,13 +55,15 @@ class History:
 
 
 def auto_batch_size(rows: int) -> int:
-    """About a thirty-second of the rows, a power of 2 between 16 and 1,024."""
+    """All of up to 64 rows; else about a thirty-second of them, a power of 2 between 16 and 1,024."""
+    if rows <= FEW:
+        return rows
     return 1 << min(10, max(4, round(math.log2(rows / 32))))
 
 
 def auto_epochs(rows: int, steps_per_epoch: int) -> int:
-    """Epochs that make about 200 rows^(1/3) optimizer steps, between 10 and 200."""
-    return min(200, max(10, round(200 * rows ** (1 / 3) / steps_per_epoch)))
+    """Epochs that make about 200 rows^(1/3) optimizer steps, between 10 and 500."""
+    return min(500, max(10, round(200 * math.pow(rows, 1 / 3) / steps_per_epoch)))
 
 
 def new_network(features: int, hidden: tuple[int, ...], outputs: int, seed: int) -> MLP:

@@ -12,7 +12,10 @@ from sklearn.utils import gen_batches
 from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
 
-__all__ = ["check_columns", "learn_scale", "standardised", "weights_of"]
+__all__ = ["FEW", "check_columns", "learn_scale", "merged", "standardised", "weights_of"]
+
+FEW = 64
+"""Distinct rows of a table that is learnt from as a whole at each step."""
 
 _ROWS = 1 << 16
 """Rows looked at at a time, so that a large table is never copied as a whole in float64."""
@@ -27,7 +30,7 @@ def check_columns(x: Any) -> None:
     columns, types = getattr(x, "columns", None), getattr(x, "dtypes", None)
     if columns is None or types is None:
         return
-    bad = [str(name) for name, kind in zip(columns, list(types), strict=False) if not _is_number(kind)]
+    bad = [str(name) for name, kind in zip(columns, list(types), strict=False) if not _holds_numbers(x[name], kind)]
     if bad:
         raise ValueError(
             f"columns {', '.join(bad[:5])}{', ...' if len(bad) > 5 else ''} hold categories, text or dates; networks "
@@ -36,24 +39,52 @@ def check_columns(x: Any) -> None:
         )
 
 
-def _is_number(kind: Any) -> bool:
-    """Whether a column of this type may hold numbers; object columns are left for scikit-learn to convert."""
+def _holds_numbers(column: Any, kind: Any) -> bool:
+    """Whether a column of this type holds numbers; one of objects is tried."""
     name = str(kind).lower()
-    return name == "object" or not any(word in name for word in ("categor", "enum", "str", "date", "time", "period"))
+    if name != "object":
+        return not any(word in name for word in ("categor", "enum", "str", "date", "time", "period"))
+    try:
+        np.asarray(column).astype(np.float64)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def weights_of(sample_weight: Any, x: Any) -> NDArray[np.float64] | None:
     """The weights of the rows, shape (n,); None if all are alike.
 
     Raises:
-        ValueError: If one is negative, or none is above 0.
+        ValueError: If one is negative.
     """
     if sample_weight is None:
         return None
     weights: NDArray[np.float64] = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
-    if not weights.any():
-        raise ValueError("sample_weight is 0 for every row: no row is left to learn from")
     return weights
+
+
+def merged(
+    x: Any, y: NDArray[Any], weights: NDArray[np.float64] | None
+) -> tuple[Any, NDArray[Any], NDArray[np.float64] | None]:
+    """Rows that are alike become one, with the sum of their weights, where no more than `FEW` are left.
+
+    So few rows make one batch, in which a row of weight 2 is then exactly what the same row twice is.
+
+    Args:
+        x: Array or CSR matrix, shape (n, columns).
+        y: Targets, (n,) or (n, outputs).
+        weights: Of the rows, shape (n,); None: all 1.
+
+    Returns:
+        The rows as they are, or the distinct ones with their weights, in an order that depends on their values alone.
+    """
+    for end in (16 * FEW, x.shape[0]):  # most tables show at once that it is not worth while to sort them
+        codes = y[:end] if y.dtype.kind in "biuf" else np.unique(y[:end], return_inverse=True)[1]
+        rows = np.column_stack([_dense(x[:end]), codes])
+        _, first, groups = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        if len(first) > FEW:
+            return x, y, weights
+    return x[first], y[first], np.bincount(groups.ravel(), weights).astype(np.float64)
 
 
 def _dense(x: Any) -> NDArray[Any]:
