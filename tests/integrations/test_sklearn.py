@@ -303,8 +303,14 @@ def test_large_networks_predict_with_their_connections_alone(wine):
     assert sum(weight.numel() for weight in estimator.model_.parameters()) > _COMPACT_FROM
     assert estimator._compacted is not None
     fast = estimator.predict_proba(x)
+    assert np.array_equal(pickle.loads(pickle.dumps(estimator)).predict_proba(x), fast)
     estimator._compacted = None
     assert np.allclose(fast, estimator.predict_proba(x), atol=1e-4)
+
+
+def test_a_single_row_many_times_teaches_its_class():
+    estimator = small().fit(np.ones((10, 3)), np.full(10, "only"))
+    assert list(estimator.predict([[2.0, 2.0, 2.0]])) == ["only"]
 
 
 def test_a_small_hidden_layer_may_lose_neurons(wine):

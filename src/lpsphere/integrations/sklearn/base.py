@@ -123,7 +123,7 @@ class LpSphereEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         """Table and targets as scikit-learn wants them."""
 
     @abstractmethod
-    def _other_lr(self, hidden: Any) -> float:
+    def _other_lr(self, hidden: tuple[int, ...]) -> float:
         """Peak learning rate of what is not on a sphere, where none is given."""
 
     def _row_weights(self, y: NDArray[Any], sample_weight: Any, x: Any) -> NDArray[np.float64] | None:
@@ -173,8 +173,7 @@ class LpSphereEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         score = None if held is None else self._scorer(training, *held)
         history = training.fit(rows, score, self.n_iter_no_change, self._reporter(training))
         self.loss_curve_, self.n_iter_ = history.losses, len(history.losses)
-        if self.early_stopping:
-            self.validation_scores_, self.best_validation_score_ = history.scores, history.best
+        self.validation_scores_, self.best_validation_score_ = history.scores or None, history.best
         self._online: dict[str, Any] | None = None
         self._finish(training)
         self._compact()
@@ -210,11 +209,11 @@ class LpSphereEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             raise ValueError(f"n_iter_no_change must be a whole number of at least 1, got {self.n_iter_no_change!r}")
         names = ("hidden", "sparsity", "p", "method", "optimizer", "lr", "other_lr", "weight_decay", "schedule")
         settings: dict[str, Any] = {name: _plain(getattr(self, name)) for name in names}
-        if settings["other_lr"] is None:
-            settings["other_lr"] = self._other_lr(settings["hidden"])
-        if self.early_stopping and "end" in method_settings(str(self.method)):
-            settings["end"] = 0.5  # so that half of the epochs may be saved
-        return TrainConfig(**settings, seed=self._new_seed())
+        other_lr = settings.pop("other_lr")
+        config = TrainConfig(**settings, seed=self._new_seed())
+        if self.early_stopping and "end" in method_settings(config.method):
+            config = replace(config, end=0.5)  # so that half of the epochs may be saved
+        return replace(config, other_lr=self._other_lr(config.hidden) if other_lr is None else other_lr)
 
     def _new_seed(self) -> int:
         """From ``random_state``; None: from the operating system, since numpy's global generator is not ours."""
@@ -259,10 +258,9 @@ class LpSphereEstimator(BaseEstimator, ABC):  # type: ignore[misc]
             if method == "semi-pruning":  # whose sparsity would else climb towards an end that nobody knows
                 more = {"initial_sparsity": config.sparsity}
         else:
-            method, model = (
-                self._online["method"] if self._online else "static" if self._masks else "dense",
-                self.model_,
-            )
+            model, method = self.model_, "static" if self._masks else "dense"
+            if self._online:
+                method = self._online["method"]
             if method != "dense":
                 put_masks(model, self._masks)
                 more = {"initial_sparsity": "keep"}

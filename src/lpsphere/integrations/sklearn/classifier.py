@@ -40,7 +40,7 @@ class LpSphereClassifier(ClassifierMixin, LpSphereEstimator):  # type: ignore[mi
             "sgd", 0.001 for "adamw".
         other_lr: Peak learning rate of what is not on a sphere ("lpsgd"): output layer and batch norms. None: 0.1.
         weight_decay: Weight decay of what is not on a sphere.
-        label_smoothing: Of the cross-entropy, in [0, 1).
+        label_smoothing: Of the cross-entropy, in [0, 1): small tables are else learnt by heart, with probabilities of 0 and 1.
         epochs: Passes over the rows; "auto": about 200 rows^(1/3) steps in all, in 10 to 500 epochs.
         batch_size: Rows of a step, at least 2; "auto": all of up to 64, else about a thirty-second, between
             16 and 1,024.
@@ -63,7 +63,7 @@ class LpSphereClassifier(ClassifierMixin, LpSphereEstimator):  # type: ignore[mi
         loss_curve_: Mean training loss of each epoch.
         n_iter_: Epochs.
         validation_scores_, best_validation_score_: With early stopping: the accuracy on the validation rows after each
-            epoch, and that of the weights that were kept.
+            epoch, and that of the weights that were kept; else None.
         n_features_in_, feature_names_in_: Columns of X, and their names if it was a data frame.
 
     Example:
@@ -82,7 +82,7 @@ class LpSphereClassifier(ClassifierMixin, LpSphereEstimator):  # type: ignore[mi
         lr: float | None = None,
         other_lr: float | None = None,
         weight_decay: float = 0.001,
-        label_smoothing: float = 0.0,
+        label_smoothing: float = 0.05,
         epochs: int | Literal["auto"] = "auto",
         batch_size: int | Literal["auto"] = "auto",
         schedule: str = "piecewise",
@@ -196,7 +196,7 @@ class LpSphereClassifier(ClassifierMixin, LpSphereEstimator):  # type: ignore[mi
     def _outputs(self) -> int:
         return len(self.classes_)
 
-    def _other_lr(self, hidden: Any) -> float:
+    def _other_lr(self, hidden: tuple[int, ...]) -> float:
         return 0.1
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

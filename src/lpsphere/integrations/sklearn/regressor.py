@@ -93,8 +93,8 @@ class LpSphereRegressor(RegressorMixin, LpSphereEstimator):  # type: ignore[misc
     def _outputs(self) -> int:
         return len(self._mean) if self._several else 1
 
-    def _other_lr(self, hidden: Any) -> float:
-        return min(0.1, 1 / max(1, int(hidden[-1])))  # the loss curves in proportion to the width of the layer before
+    def _other_lr(self, hidden: tuple[int, ...]) -> float:
+        return min(0.1, 1 / hidden[-1])  # the loss curves in proportion to the width of the layer before
 
     def _loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets).square().mean(1)

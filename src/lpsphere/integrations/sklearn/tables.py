@@ -66,7 +66,7 @@ def weights_of(sample_weight: Any, x: Any) -> NDArray[np.float64] | None:
 def merged(
     x: Any, y: NDArray[Any], weights: NDArray[np.float64] | None
 ) -> tuple[Any, NDArray[Any], NDArray[np.float64] | None]:
-    """Rows that are alike become one, with the sum of their weights, where no more than `FEW` are left.
+    """Rows that are alike become one, with the sum of their weights, where from 2 to `FEW` are left.
 
     So few rows make one batch, in which a row of weight 2 is then exactly what the same row twice is.
 
@@ -84,6 +84,8 @@ def merged(
         _, first, groups = np.unique(rows, axis=0, return_index=True, return_inverse=True)
         if len(first) > FEW:
             return x, y, weights
+    if len(first) < 2:
+        return x, y, weights
     return x[first], y[first], np.bincount(groups.ravel(), weights).astype(np.float64)
 
 
