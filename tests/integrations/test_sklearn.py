@@ -19,7 +19,7 @@ from lpsphere.integrations.sklearn import LpSphereClassifier, LpSphereRegressor
 from lpsphere.integrations.sklearn.base import _COMPACT_FROM
 from lpsphere.topology import METHODS
 
-SMALL = {"hidden": (64, 32), "epochs": 30, "random_state": 0}
+SMALL = {"hidden": (64, 32), "epochs": 30, "batch_size": 16, "random_state": 0}
 QUICK = {"hidden": (32,), "sparsity": 0.5, "batch_size": 32, "epochs": 20}
 
 
@@ -176,7 +176,7 @@ def test_class_weights_say_how_likely_a_class_is():
 
 def test_early_stopping_ends_early_with_the_best_weights_at_the_target():
     x, y = load_breast_cancer(return_X_y=True)
-    estimator = small(epochs=100, early_stopping=True, n_iter_no_change=5).fit(x, y)
+    estimator = small(epochs=100, batch_size=32, early_stopping=True, n_iter_no_change=5).fit(x, y)
     assert 50 < estimator.n_iter_ < 100
     assert len(estimator.validation_scores_) == len(estimator.loss_curve_) == estimator.n_iter_
     _, held = estimator._split(y, estimator._seed)
@@ -386,7 +386,7 @@ def test_a_regression_beats_a_linear_one_where_the_truth_is_curved():
     x = rng.uniform(-2, 2, (1000, 10))
     y = 1e4 + 100 * (x[:, 0] * x[:, 1] + np.sin(2 * x[:, 2]) + 0.5 * x[:, 3] + 0.1 * rng.standard_normal(1000))
     train, test, y_train, y_test = train_test_split(x, y, random_state=0)
-    estimator = small_regressor(hidden=(128, 128), epochs=60).fit(train, y_train)
+    estimator = small_regressor(hidden=(128, 128), epochs=60, batch_size=32).fit(train, y_train)
     assert estimator.sparsity_ == pytest.approx(0.9, abs=1e-3)
     assert Ridge().fit(train, y_train).score(test, y_test) < 0.6
     assert estimator.score(test, y_test) > 0.85

@@ -67,7 +67,7 @@ class LpSphereEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         optimizer: str = "lpsgd",
         lr: float | None = None,
         other_lr: float | None = None,
-        weight_decay: float = 0.001,
+        weight_decay: float = 0.01,
         epochs: int | Literal["auto"] = "auto",
         batch_size: int | Literal["auto"] = "auto",
         schedule: str = "piecewise",

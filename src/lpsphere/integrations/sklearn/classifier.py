@@ -40,10 +40,11 @@ class LpSphereClassifier(ClassifierMixin, LpSphereEstimator):  # type: ignore[mi
             "sgd", 0.001 for "adamw".
         other_lr: Peak learning rate of what is not on a sphere ("lpsgd"): output layer and batch norms. None: 0.1.
         weight_decay: Weight decay of what is not on a sphere.
-        label_smoothing: Of the cross-entropy, in [0, 1): small tables are else learnt by heart, with probabilities of 0 and 1.
-        epochs: Passes over the rows; "auto": about 200 rows^(1/3) steps in all, in 10 to 500 epochs.
-        batch_size: Rows of a step, at least 2; "auto": all of up to 64, else about a thirty-second, between
-            16 and 1,024.
+        label_smoothing: Of the cross-entropy, in [0, 1). With 0 small tables are learnt by heart, with probabilities
+            of 0 and 1.
+        epochs: Passes over the rows; "auto": as many as make rows / 2 steps, at most about 200 rows^(1/3) and at least
+            100.
+        batch_size: Rows of a step, at least 2; "auto": a thirty-second of them, between 64 and 1,024.
         schedule: Learning rate over training: "piecewise", "cosine" or "constant".
         class_weight: Weights of the classes, by class; "balanced": inversely to their frequencies; None: 1.
         early_stopping: Keep a part of the rows aside, stop when the accuracy there rises no more, and put the best
@@ -81,7 +82,7 @@ class LpSphereClassifier(ClassifierMixin, LpSphereEstimator):  # type: ignore[mi
         optimizer: str = "lpsgd",
         lr: float | None = None,
         other_lr: float | None = None,
-        weight_decay: float = 0.001,
+        weight_decay: float = 0.01,
         label_smoothing: float = 0.05,
         epochs: int | Literal["auto"] = "auto",
         batch_size: int | Literal["auto"] = "auto",

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lpsphere.integrations.sklearn.tables import FEW
 from lpsphere.models import MLP
 from lpsphere.neurons import select
 from lpsphere.topology.masks import set_mask
@@ -55,15 +54,17 @@ class History:
 
 
 def auto_batch_size(rows: int) -> int:
-    """All of up to 64 rows; else about a thirty-second of them, a power of 2 between 16 and 1,024."""
-    if rows <= FEW:
-        return rows
-    return 1 << min(10, max(4, round(math.log2(rows / 32))))
+    """A thirty-second of the rows, as a power of 2, but at least 64 and at most 1,024."""
+    return min(rows, 1 << min(10, max(6, round(math.log2(rows / 32)))))
 
 
 def auto_epochs(rows: int, steps_per_epoch: int) -> int:
-    """Epochs that make about 200 rows^(1/3) optimizer steps, between 10 and 500."""
-    return min(500, max(10, round(200 * math.pow(rows, 1 / 3) / steps_per_epoch)))
+    """Epochs that make rows / 2 optimizer steps, at most about 200 rows^(1/3) and at least 100; 10 epochs or more.
+
+    Small tables are learnt by heart if training goes on: half a step a row is what suits them.
+    """
+    steps = max(100, min(rows / 2, 200 * math.pow(rows, 1 / 3)))
+    return max(10, round(steps / steps_per_epoch))
 
 
 def new_network(features: int, hidden: tuple[int, ...], outputs: int, seed: int) -> MLP:
