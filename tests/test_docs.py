@@ -86,6 +86,20 @@ def test_the_example_of_the_page_on_scikit_learn_works():
     assert abs(names["classifier"].sparsity_ - 0.9) < 1e-3
 
 
+def test_the_latencies_are_those_of_the_results():
+    content = json.loads((ROOT / "results" / "inference.json").read_text(encoding="utf-8"))
+    page = TEXT["running-sparse.md"]
+    for row in content["latency"]:
+        ratios = f"{row['least_faster_than_masked']:.1f} | {row['least_faster_than_folded']:.1f}"
+        assert f"| {row['batch']} | {row['contender']} | {row['least_us']:.1f} | {ratios} |" in page
+        if row["contender"] == "compacted":
+            assert min(row["least_faster_than_masked"], row["median_faster_than_masked"]) >= 3
+    for file in content["files"]:
+        assert file["file"] == "dense safetensors" or file["share_of_dense"] <= 0.15
+        assert "masked" in file["file"] or f"{file['bytes']:,}" in page
+    assert content["test_accuracy_compacted"] == content["test_accuracy"]
+
+
 def test_the_page_on_own_methods_shows_the_example():
     example = (ROOT / "examples" / "own_method.py").read_text(encoding="utf-8")
     page = TEXT["write-your-own-method.md"]

@@ -4,6 +4,7 @@ from torch import nn
 
 from lpsphere.flops import LayerCost, inference_flops, layer_costs, training_flops
 from lpsphere.models import WideResNet
+from lpsphere.sparse import SparseLinear
 
 
 def test_each_weight_counts_as_often_as_it_is_used():
@@ -57,6 +58,26 @@ def test_attention_counts_its_projections_for_every_token():
         "attend.v_proj_weight": LayerCost(24, 7),
         "attend.out_proj.weight": LayerCost(36, 5),
     }
+
+
+def test_a_layer_that_holds_only_its_connections_is_counted_by_them():
+    model = nn.Sequential(
+        SparseLinear(8, 6, sparsity=0.75), nn.ReLU(), SparseLinear(6, 5, sparsity=0.5), nn.Linear(5, 2)
+    )
+    costs = layer_costs(model, torch.randn(3, 7, 8))
+    assert costs == {
+        "0.weight": LayerCost(48, 7, held=12),
+        "2.weight": LayerCost(30, 7, held=15),
+        "3.weight": LayerCost(10, 7),
+    }
+    assert inference_flops(costs, {}) == 2 * 7 * (12 + 15 + 10)
+    assert inference_flops(costs, {"0.weight": 6}) == 2 * 7 * (6 + 15 + 10)
+    assert training_flops(costs, steps=4, batch_size=2) == 4 * 2 * 3 * inference_flops(costs, {})
+
+
+def test_the_gradient_of_all_weights_of_a_sparse_layer_costs_as_much_as_a_dense_one():
+    cost = training_flops({"a": LayerCost(100, 1, held=10)}, steps=5, batch_size=1, dense_gradients=[3])
+    assert cost == 5 * 3 * 20 + 2 * (100 - 10)
 
 
 def test_looking_leaves_the_model_as_it_was():

@@ -7,7 +7,7 @@ from lpsphere import geometry, theory
 from lpsphere.groups import param_groups
 from lpsphere.metrics import stationarity, summary
 from lpsphere.neurons import LpSphereWarning, NeuronLayout, Rule
-from lpsphere.optim import HoyerControl, LpSGD
+from lpsphere.optim import HoyerControl, LpSGD, SpheresAndAdamW
 from lpsphere.prediction import predict
 from lpsphere.topology import GMP, SET, SNIP, RigL, SemiPruning, Static, Topology, apply_masks, masked_average
 
@@ -26,6 +26,7 @@ __all__ = [
     "RigL",
     "Rule",
     "SemiPruning",
+    "SpheresAndAdamW",
     "Static",
     "Topology",
     "apply_masks",

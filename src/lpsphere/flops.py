@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lpsphere.neurons import SegmentLayout
+
 __all__ = ["LayerCost", "inference_flops", "layer_costs", "training_flops"]
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -25,12 +27,14 @@ class LayerCost:
     """One weight tensor.
 
     Attributes:
-        weights: Its entries.
+        weights: Its entries; of a layer that holds only its connections, those of the dense layer.
         uses: How often each of them is used for one sample: the positions of a convolution, 1 for a Linear of vectors.
+        held: The connections of a layer that holds nothing else; None: the layer is dense.
     """
 
     weights: int
     uses: float
+    held: int | None = None
 
     @property
     def flops(self) -> float:
@@ -40,7 +44,7 @@ class LayerCost:
 
 @torch.no_grad()
 def layer_costs(model: nn.Module, example: Tensor) -> dict[str, LayerCost]:
-    """How often each Linear, Conv, ConvTranspose and MultiheadAttention weight is used for one sample.
+    """How often each Linear, SparseLinear, Conv, ConvTranspose and MultiheadAttention weight is used for one sample.
 
     Normalisation, biases, activations and the attention products themselves are not counted: no method changes them.
 
@@ -52,14 +56,14 @@ def layer_costs(model: nn.Module, example: Tensor) -> dict[str, LayerCost]:
         Costs by parameter name; weights that the example does not reach are left out.
     """
     names = {id(param): name for name, param in model.named_parameters()}
-    uses: dict[str, float] = {}
-    sizes: dict[str, int] = {}
+    costs: dict[str, LayerCost] = {}
 
-    def count(weight: Tensor | None, positions: float) -> None:
+    def count(weight: Tensor | None, positions: float, size: int | None = None) -> None:
         name = names.get(id(weight))
         if weight is not None and name is not None:
-            sizes[name] = weight.numel()
-            uses[name] = uses.get(name, 0.0) + positions / len(example)
+            uses = positions / len(example) + (costs[name].uses if name in costs else 0.0)
+            held = None if size is None else weight.numel()
+            costs[name] = LayerCost(weight.numel() if size is None else size, uses, held)
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
         if isinstance(module, nn.MultiheadAttention):
@@ -72,6 +76,9 @@ def layer_costs(model: nn.Module, example: Tensor) -> dict[str, LayerCost]:
             count(module.out_proj.weight, queries)
         elif isinstance(module, nn.Linear):
             count(module.weight, output.numel() / output.shape[-1])
+        elif isinstance(layout := _layout_of(module), SegmentLayout):
+            size = layout.layer.in_features * layout.layer.out_features
+            count(module.get_parameter("weight"), output.numel() / output.shape[-1], size)
         elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             count(module.weight, output.numel() / module.out_channels)
         elif isinstance(module, _TRANSPOSED):
@@ -87,7 +94,13 @@ def layer_costs(model: nn.Module, example: Tensor) -> dict[str, LayerCost]:
             module.training = training
         for handle in handles:
             handle.remove()
-    return {name: LayerCost(sizes[name], used) for name, used in uses.items()}
+    return costs
+
+
+def _layout_of(module: nn.Module) -> object:
+    """Where the neurons of a layer lie that says so itself."""
+    rows_of = getattr(module, "neuron_rows", None)
+    return rows_of("weight") if callable(rows_of) else None
 
 
 def inference_flops(costs: Mapping[str, LayerCost], connections: Mapping[str, int]) -> float:
@@ -95,9 +108,12 @@ def inference_flops(costs: Mapping[str, LayerCost], connections: Mapping[str, in
 
     Args:
         costs: What `layer_costs` returned.
-        connections: Connections by parameter name; a weight that is not in it is dense.
+        connections: Connections by parameter name; a weight that is not in it has those it holds, or is dense.
     """
-    return sum(cost.flops * connections.get(name, cost.weights) / cost.weights for name, cost in costs.items())
+    return sum(
+        cost.flops * connections.get(name, cost.weights if cost.held is None else cost.held) / cost.weights
+        for name, cost in costs.items()
+    )
 
 
 def training_flops(
@@ -125,7 +141,7 @@ def training_flops(
 
     Source: the accounting of Evci et al., 2020 (arXiv:1911.11134), appendix H.
     """
-    dense = inference_flops(costs, {})
+    dense = sum(cost.flops for cost in costs.values())
     total, spans = 0.0, [*connections, (steps, {})]
     if not connections or spans[0][0] > 0:
         spans.insert(0, (0, {}))

@@ -262,6 +262,7 @@ def _stationarity(name: str, weights: Tensor, gradient: Tensor, p: float, radius
 def _spheres(optimizer: Optimizer | None) -> dict[int, tuple[float, Any]]:
     """P and radius of each parameter on spheres, by identity."""
     found: dict[int, tuple[float, Any]] = {}
+    optimizer = getattr(optimizer, "spheres", optimizer)  # of one that leaves the rest to another optimizer
     for group in [] if optimizer is None else optimizer.param_groups:
         for param in group["params"]:
             if group.get("p") is not None and optimizer is not None:

@@ -58,9 +58,9 @@ def test_an_ablation_shows_what_each_change_does(wine_table, lpsphere, tmp_path,
     assert "wine:0.5, on validation parts:" in out
     assert "p = 2" in out
     assert (tmp_path / "results" / "ablation" / "wine-0.5.json").exists()
-    status, out, err = lpsphere(*words, "--epochs", 3, "--change", "lr=0.02,p=1.3", "--out", "other")
+    status, out, err = lpsphere(*words, "--epochs", 3, "--change", "hidden=[8,4],p=1.3", "--out", "other")
     assert (status, err) == (0, "")
-    assert "lr=0.02,p=1.3" in out
+    assert "hidden=[8,4],p=1.3" in out
     status, _, err = lpsphere(*words, "--change", "p")
     assert status == 2
     assert "--change takes NAME=VALUE, such as --change regrow=0.5; got 'p'" in err

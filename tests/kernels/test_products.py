@@ -163,7 +163,7 @@ def test_small_products_are_taken_by_one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert products._threads(products._PARALLEL_WORK - 1) == 1
+        assert products.threads_for(products._PARALLEL_WORK - 1) == 1
     finally:
         torch.set_num_threads(before)
 

@@ -18,8 +18,7 @@ def arrays(seed, lengths):
 
 def step(lengths, w, v, gradient, momentum, mask, radii, flags=(True, False)):
     pointers = np.cumsum([0, *lengths])
-    scratch = np.empty((2, 200), np.float32)
-    dual_step(pointers, w, v, gradient, momentum, mask, radii, scratch, SETTINGS, flags)
+    dual_step(pointers, w, v, gradient, momentum, mask, radii, SETTINGS, flags)
 
 
 @pytest.mark.parametrize(("moving", "masked", "own_radii"), [*itertools.product([False, True], repeat=3)])
@@ -55,3 +54,35 @@ def test_nan_stays_within_its_neuron():
     step([4, 3], w, v, gradient, momentum, None, np.ones(1, np.float32))
     assert np.isnan(w[:4]).all()
     assert np.isfinite(w[4:]).all()
+
+
+def test_directions_too_small_to_be_scaled_count_by_their_ratios():
+    w, v, gradient, _ = arrays(0, [4, 3])
+    gradient[:4] = 3e-40, -1e-40, 0, 7e-41
+    others = w.copy(), v.copy(), gradient.copy()
+    others[2][:4] *= np.float32(2**100)
+    step([4, 3], w, v, gradient, None, None, np.ones(1, np.float32))
+    step([4, 3], *others, None, None, np.ones(1, np.float32))
+    np.testing.assert_allclose(w, others[0], atol=2e-6)
+    np.testing.assert_allclose(v, others[1], atol=2e-6)
+
+
+def test_many_rows_of_all_lengths_are_right():
+    lengths = [*range(70), 1500, 3, 1024, 16, 2000, *[17] * 40]
+    w, v, gradient, momentum = arrays(0, lengths)
+    settings, radius = SETTINGS, 2.0
+    p, eta, mu, gain = settings
+    q = p / (p - 1)
+    found = w.copy(), v.copy(), momentum.copy()
+    step(lengths, found[0], found[1], gradient, found[2], None, np.array([radius], np.float32))
+    for start, stop in itertools.pairwise(np.cumsum([0, *lengths])):
+        row = slice(start, stop)
+        m = mu * momentum[row].astype(np.float64) + gain * gradient[row]
+        d = gradient[row] + mu * m
+        x = (1 - eta) * v[row].astype(np.float64) - eta * d / (np.abs(d) ** q).sum() ** (1 / q)
+        x /= (np.abs(x) ** q).sum() ** (1 / q)
+        np.testing.assert_allclose(found[2][row], m, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found[1][row], x, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            found[0][row], radius * np.sign(x) * np.abs(x) ** (1 / (p - 1)), rtol=3e-5, atol=1e-6
+        )

@@ -11,6 +11,7 @@ from lpsphere.models import CNN, MLP, WideResNet, build
         MLP(12),
         MLP(12, (), 1),
         MLP(12, (8, 6), 3, norm=False),
+        MLP(12, dropout=0.25),
         WideResNet(),
         WideResNet((1, 2, 1), 8, 3, 7),
         CNN(),

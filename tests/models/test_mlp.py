@@ -51,6 +51,19 @@ def test_weights_depend_on_the_global_seed_alone():
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_dropout_leaves_out_hidden_outputs_in_training_only():
+    torch.manual_seed(0)
+    model, x = MLP(6, (50,), 2, dropout=0.4), torch.randn(400, 6)
+    hidden = model.hidden(x)
+    shares = (hidden == 0).float().mean(), (model.hidden[0].relu(model.hidden[0].norm(model.hidden[0].linear(x))) == 0)
+    alive = 1 - shares[1].float().mean()
+    assert float(1 - shares[0]) == pytest.approx(0.6 * float(alive), abs=0.02)
+    model.eval()
+    plain = MLP(6, (50,), 2)
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(model(x), plain.eval()(x), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -60,6 +73,8 @@ def test_weights_depend_on_the_global_seed_alone():
         ({"in_features": 4, "hidden": 8}, TypeError, "hidden=8: give a sequence of whole numbers"),
         ({"in_features": 4, "out_features": -1}, ValueError, "out_features=-1"),
         ({"in_features": 4, "norm": "no"}, TypeError, "norm='no': give True or False"),
+        ({"in_features": 4, "dropout": 1}, ValueError, r"dropout=1: give a number in \[0, 1\)"),
+        ({"in_features": 4, "dropout": "half"}, TypeError, "dropout='half': give a number"),
     ],
 )
 def test_a_size_that_makes_no_sense_is_refused(arguments, error, message):

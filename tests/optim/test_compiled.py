@@ -132,9 +132,35 @@ def test_the_gradient_is_left_as_it_is():
 @pytest.mark.parametrize("fan_in", [2, 5, 8, 20, 31, 33, 64, 100])
 def test_what_a_process_computed_before_makes_no_difference(fan_in):
     weight = torch.randn(6, fan_in, generator=torch.Generator().manual_seed(3))
-    compiled._local.__dict__.clear()
     first, state = trained(weight)
     trained(torch.randn(2, 5000), steps=1)
     again, other = trained(weight)
     assert torch.equal(first, again)
     assert torch.equal(state["dual"], other["dual"])
+
+
+@pytest.mark.parametrize("how", [{}, {"foreach": False}, {"foreach": True}, {"form": "primal"}], ids=str)
+def test_gradients_too_small_for_a_normal_number_count_by_their_direction(counted, how):
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randint(-9, 10, (6, 20), generator=generator).float()
+    found = []
+    for gradient in (whole, whole * 2.0**-149):
+        param = nn.Parameter(torch.randn(6, 20, generator=torch.Generator().manual_seed(1)))
+        optimizer = LpSGD([param], p=1.2, lr=0.05, **how)
+        param.grad = gradient
+        optimizer.step()
+        found.append(param.detach())
+    assert len(counted) == (0 if how else 2)
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("how", [{}, {"foreach": False}, {"foreach": True}, {"form": "primal"}], ids=str)
+def test_a_neuron_without_gradients_stays_on_its_sphere_while_its_momentum_fades(how):
+    param = nn.Parameter(torch.randn(4, 9))
+    optimizer = LpSGD([param], p=1.15, lr=0.01, momentum=0.9, nesterov=True, **how)
+    for step in range(1200):
+        param.grad = torch.randn(4, 9)
+        if step > 3:
+            param.grad[1] = 0
+        optimizer.step()
+    torch.testing.assert_close(param.detach().abs().pow(1.15).sum(1), torch.ones(4))

@@ -692,3 +692,21 @@ def test_a_new_mask_leaves_the_neurons_that_lose_nothing_as_they_are_to_the_last
     for old, new in zip(before, (param.detach(), optimizer.state[param][form]), strict=True):
         same = (layout.to_rows(new) == old).all(1)
         assert same.tolist() == [i not in (1, 3) for i in range(len(rows))]
+
+
+@pytest.mark.parametrize("radius", [1.0, "init"])
+@pytest.mark.parametrize("form", ["dual", "primal"])
+def test_neurons_that_are_on_their_spheres_stay_as_they_are_to_the_last_bit(form, radius):
+    param = nn.Parameter(torch.randn(6, 9))
+    optimizer = LpSGD([param], p=1.15, lr=0.05, form=form, radius=radius)
+    for _ in range(20):
+        param.grad = torch.randn(6, 9)
+        optimizer.step()
+    restored = nn.Parameter(param.detach().clone())
+    restored.data[3] *= 1.001
+    LpSGD([restored], p=1.15, lr=0.05, form=form, radius=radius)
+    others = [0, 1, 2, 4, 5]
+    assert torch.equal(restored[others], param[others])
+    if radius == 1.0:
+        torch.testing.assert_close(restored[3], param[3])
+        assert not torch.equal(restored[3], 1.001 * param[3])

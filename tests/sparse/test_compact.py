@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import lpsphere as lp
 from lpsphere.models import CNN, MLP, WideResNet
-from lpsphere.sparse import SparseLinear, preparation
+from lpsphere.sparse import SparseChain, SparseLinear, preparation
 from lpsphere.sparse.compaction import Compacted
 
 INPUT = {"mlp": (20,), "mlp without norm": (20,), "cnn": (1, 28, 28), "cnn without norm": (1, 28, 28), "wrn": (3, 8, 8)}
@@ -153,7 +153,7 @@ def test_a_constant_passes_through_several_layers_and_makes_the_biases_it_needs(
     nn.init.ones_(model[1].bias)
     with torch.no_grad():
         model[0].weight.zero_()
-    result = check(model, torch.randn(7, 4))
+    result = check(model, torch.randn(7, 4), goal="size")
     assert shapes(result) == {"0": (1, 4), "3": (1, 1), "5": (3, 1)}
     assert result.model[5].bias.any()
 
@@ -402,6 +402,142 @@ def test_forms_follow_what_was_measured(monkeypatch):
     assert "SparseLinear" not in kinds(check(model, x).model)
 
 
+def joined(result):
+    """The layers of each chain, as the report has them."""
+    chains = {}
+    for layer in result.report.layers:
+        if layer.joined:
+            assert type(result.model.get_submodule(layer.joined)) is SparseChain
+            chains.setdefault(layer.joined, []).append(layer.name)
+    return chains
+
+
+@pytest.mark.parametrize("batch", [1, 128])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["mlp", "mlp without norm"])
+def test_layers_that_read_only_one_another_become_one_chain(name, dtype, batch, monkeypatch):
+    measured(monkeypatch, sparse=True)
+    model = trained(network(name), 0.2).to(dtype)
+    result = check(model, torch.randn(batch, 20, dtype=dtype))
+    assert joined(result) == {"hidden": ["hidden.0.linear", "hidden.1.linear", "head"]}
+    assert kinds(result.model).count("SparseChain") == 1
+    assert "ReLU" not in kinds(result.model)
+    assert type(result.model) is MLP
+    assert result.report.bytes_after < result.report.bytes_before
+    assert [layer.microseconds_after is None for layer in result.report.layers] == [False, True, True]
+    assert "sparse in hidden" in str(result.report)
+    again = check(result.model, torch.randn(batch, 20, dtype=dtype))  # what is compact already stays so
+    assert joined(again) == {"hidden": ["hidden.layers.0", "hidden.layers.1", "hidden.layers.2"]}
+    kept = check(result.model, torch.randn(4, 20, dtype=dtype), keep=["hidden*"])
+    assert type(kept.model.hidden) is SparseChain
+
+
+def test_for_size_nothing_is_joined_and_a_slower_chain_is_not_taken(monkeypatch):
+    model, x = trained(network("mlp"), 0.2), torch.randn(4, 20)
+    assert joined(check(model, x, goal="size")) == {}
+    monkeypatch.setattr(
+        sys.modules["lpsphere.sparse.compact"],
+        "microseconds",
+        lambda calls, seconds=0.0: [1.0, 0.5, *[0.5] * (len(calls) - 2)],
+    )
+    result = check(model, x)
+    assert joined(result) == {}
+    assert kinds(result.model).count("SparseLinear") == 3
+
+
+def test_a_small_dense_layer_is_joined_with_sparse_ones(monkeypatch):
+    measured(monkeypatch, sparse=True)
+    model = trained(chain(20, 30, 12), 0.2)
+    model.append(nn.Linear(12, 4))
+    result = check(model, torch.randn(4, 20))
+    assert joined(result) == {"0": ["0", "2", "3"]}
+    assert result.model.get_submodule("0").relu == (True, False, False)
+    dense = chain(20, 30, 12)
+    assert joined(check(dense, torch.randn(4, 20))) == {}
+
+
+def test_a_layer_that_is_not_joined_keeps_its_name(monkeypatch):
+    measured(monkeypatch, sparse=True)
+    model = nn.Sequential(trained(chain(20, 30, 12), 0.2), nn.Sequential(nn.ReLU(), nn.Linear(12, 40)), nn.Sequential())
+    model[1][1].weight.data.mul_(torch.rand(40, 12) < 0.2)
+    model[2].append(nn.ReLU()).append(nn.Linear(40, 1000))  # too large to be tried as it is
+    result = check(model, torch.randn(4, 20))
+    assert joined(result) == {"0": ["0.0", "0.2", "1.1"]}
+    assert result.model.get_submodule("2.1").out_features == 1000
+
+
+@pytest.mark.parametrize("between", ["sigmoid", "dropout", "hook", "keep", "read twice", "function", "head of two"])
+def test_a_run_ends_where_something_else_comes_between(between, monkeypatch):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.three = nn.Linear(20, 30), nn.Linear(30, 30), nn.Linear(30, 5)
+            self.first, self.second, self.drop = nn.ReLU(), nn.ReLU(), nn.Dropout()
+
+        def forward(self, x):
+            h = self.first(self.one(x))
+            h = torch.sigmoid(h) if between == "sigmoid" else functional.relu(h) if between == "function" else h
+            g = self.second(self.two(self.drop(h) if between == "dropout" else h))
+            if between == "read twice":
+                return self.three(g + h)
+            return (self.three(g), g.sum()) if between == "head of two" else self.three(g)
+
+    measured(monkeypatch, sparse=True)
+    torch.manual_seed(0)
+    model = trained(Net(), 0.2)
+    if between == "hook":
+        model.one.register_forward_hook(lambda module, inputs, output: output + 1)
+    keep = ["three"] if between == "keep" else []
+    if between == "head of two":
+        found = joined(lp.compact(model, torch.randn(4, 20)))
+    else:
+        found = joined(check(model, torch.randn(4, 20), keep=keep))
+    expected = {
+        "sigmoid": {"two": ["two", "three"]},
+        "dropout": {"one": ["one", "two", "three"]},
+        "hook": {"two": ["two", "three"]},
+        "keep": {"one": ["one", "two"]},
+        "read twice": {},
+        "function": {"two": ["two", "three"]},
+        "head of two": {"one": ["one", "two"]},
+    }
+    assert found == expected[between]
+
+
+class Indexing(nn.Module):
+    """Calls a part by its place in a Sequential, which then must stay."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = trained(chain(20, 30, 12, 5), 0.2)
+
+    def forward(self, x):
+        for i in range(len(self.body)):
+            x = self.body[i](x)
+        return x
+
+
+def test_a_sequential_whose_parts_are_called_stays(monkeypatch):
+    measured(monkeypatch, sparse=True)
+    result = check(Indexing(), torch.randn(4, 20))
+    assert joined(result) == {"body.0": ["body.0", "body.2", "body.4"]}
+    assert len(result.model.body) == 5
+
+
+def test_an_activation_that_is_used_twice_is_not_taken_away(monkeypatch):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.three, self.act = nn.Linear(20, 30), nn.Linear(30, 30), nn.Linear(30, 5), nn.ReLU()
+
+        def forward(self, x):
+            return self.three(self.act(self.two(self.act(self.one(x)))))
+
+    measured(monkeypatch, sparse=True)
+    torch.manual_seed(0)
+    assert joined(check(trained(Twice(), 0.2), torch.randn(4, 20))) == {}
+
+
 def test_dropout_is_off_and_the_copy_is_frozen():
     model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.9), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).train()
     result = check(trained(model, 0.5), torch.randn(4, 6))
@@ -418,7 +554,8 @@ def test_the_report_is_readable_and_plain():
     assert "times as fast" in text
     assert report.to_dict()["layers"][0]["before"] == (30, 20)
     assert report.microseconds_after > 0
-    assert all(layer.microseconds_before > 0 and layer.microseconds_after > 0 for layer in report.layers)
+    assert all(layer.microseconds_before > 0 for layer in report.layers)
+    assert all((layer.microseconds_after or 1) > 0 for layer in report.layers)
 
 
 def test_outputs_in_sequences_and_mappings_are_compared():

@@ -298,6 +298,32 @@ def test_the_seed_alone_decides():
     assert connections_of(first) != connections_of(other)
 
 
+def test_without_a_seed_the_global_generator_decides_as_for_a_linear_layer():
+    found = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        found.append([layer(), layer()])
+    (first, second), (same, _) = found
+    assert torch.equal(first.columns, same.columns)
+    assert torch.equal(first.weight, same.weight)
+    assert connections_of(first) != connections_of(second)
+    assert not torch.equal(first.bias, second.bias)
+
+
+def test_an_output_may_be_changed_in_place():
+    sparse = layer()
+    x = torch.randn(6, 33, dtype=torch.float64)
+    found = []
+    for inplace in (False, True):
+        sparse.zero_grad()
+        y = nn.functional.relu(sparse(x), inplace=inplace)
+        y.square().sum().backward()
+        found.append((y.detach(), sparse.weight.grad, sparse.bias.grad))
+    assert y.grad_fn.name() == "ReluBackward0"  # of the whole tensor, not of a view, which would be slow
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_it_says_what_it_is():
     assert repr(SparseLinear(100, 50, sparsity=0.9)) == (
         "SparseLinear(in_features=100, out_features=50, connections=500, sparsity=0.9, bias=True)"

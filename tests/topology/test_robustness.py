@@ -353,6 +353,24 @@ def test_an_update_whose_gradients_are_not_finite_is_made_up_for_at_the_next_goo
     assert topology.connections == round(topology.weights * 0.3)
 
 
+def test_a_row_of_steps_with_broken_gradients_is_told_once():
+    model = perceptron()
+    optimizer = Careful(model.parameters(), lr=0.05)
+    topology = lp.RigL(model, optimizer, sparsity=0.7, every=1, total_steps=20)
+    warned = []
+    for step in range(8):
+        optimizer.zero_grad()
+        backward(model, step)
+        if step in (2, 3, 4, 6):
+            model[3].weight.grad.fill_(torch.nan)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer.step()
+        warned += [step] * len(caught)
+    assert warned == [2, 6]
+    assert len(topology.events) == 4
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gradient_that_is_broken_where_nothing_exists_matters_only_to_methods_that_look_there(method, value):

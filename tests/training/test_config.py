@@ -32,6 +32,7 @@ def test_the_learning_rate_depends_on_the_optimizer_unless_given():
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"label_smoothing": 1}, "label_smoothing must be in [0, 1), got 1"),
+        ({"dropout": -0.1}, "dropout must be in [0, 1), got -0.1"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"average": -1}, "average must be between 0 and the 20 epochs, got -1"),
         ({"average": 6, "epochs": 5}, "average must be between 0 and the 5 epochs, got 6"),

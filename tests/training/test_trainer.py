@@ -74,7 +74,7 @@ def test_a_run_that_is_told_to_stop_at_its_end_finishes(tmp_path):
 @pytest.mark.parametrize(
     "config",
     [
-        replace(SMALL, form="primal", schedule="cosine", grow_init=0.5),
+        replace(SMALL, form="primal", schedule="cosine", grow_init=0.5, dropout=0.2),
         replace(SMALL, optimizer="sgd", schedule="constant", weight_decay=1e-4),
         replace(SMALL, method="dense", radius="init"),
         replace(SMALL, adaptation="paper", p=1.05, distribution="erk"),

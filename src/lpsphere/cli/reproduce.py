@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,8 @@ _TAKES = {
     "ablation": ("--cells", "--data-dir", "--device", "--splits", "--processes", "--epochs", "--change"),
 }  # fmt: skip
 """Options that not every experiment takes."""
+_LIST_APART = re.compile(r",(?![^\[]*\])")
+"""Commas between settings, not those of a list such as hidden=[512,512]."""
 
 
 def reproduce(
@@ -200,7 +203,7 @@ def _experiment(what: str, path: Path, seeds: int) -> None:
 
 
 def _changes(given: list[str] | None) -> dict[str, dict[str, Any]] | None:
-    return None if not given else {text: words.settings(text.split(","), "--change") for text in given}
+    return None if not given else {text: words.settings(_LIST_APART.split(text), "--change") for text in given}
 
 
 def _ablation(

@@ -1,1 +1,1 @@
-"""Adapters to other libraries; each is imported by its own name, such as `lpsphere.integrations.sklearn`."""
+"""Adapters for other libraries, each of which is imported by its own module alone."""

@@ -1,4 +1,4 @@
-"""The inner loops, compiled by Numba: imported when first needed, by `lpsphere.kernels.products` alone.
+"""The inner loops, compiled by Numba: imported when first needed, within this package alone.
 
 They trust their arguments: index arrays point where they should, float arrays are C-contiguous and of one type. A row
 of the dense arrays is one feature, with a value for each sample of the batch; a *tile* is the part of such a row that
@@ -25,7 +25,7 @@ from numba.core.errors import RequireLiteralValue
 from numba.extending import intrinsic
 from numba.misc.special import literally
 
-__all__ = ["gather", "multiply", "multiply_parallel", "sample", "sample_parallel"]
+__all__ = ["REGISTER", "Emitter", "gather", "multiply", "multiply_parallel", "sample", "sample_parallel"]
 
 REGISTER = 64
 """Bytes of the longest vector registers there are."""
@@ -36,7 +36,7 @@ _INT32 = ir.IntType(32)
 _CONTRACT = ("contract",)
 
 
-class _Emitter:
+class Emitter:
     """Writes the compiler's instructions for tiles of one element type."""
 
     def __init__(self, context: Any, builder: Any, argument_types: Any, arguments: Any, element: Any) -> None:
@@ -151,7 +151,7 @@ def _sum_tile(
     tile_bytes = _literal(width)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit = _Emitter(context, builder, signature.args, arguments, values.dtype)
+        emit = Emitter(context, builder, signature.args, arguments, values.dtype)
         lanes, index = max(1, tile_bytes // emit.bytes), context.get_value_type(columns.dtype)
         column_data, value_data, x_data = emit.data(1), emit.data(2), emit.data(3)
         stride, offset, row, ends, base = arguments[5:]
@@ -180,7 +180,7 @@ def _sum_tile(
     return result, generate
 
 
-def _room(emit: _Emitter, lanes: int) -> Any:
+def _room(emit: Emitter, lanes: int) -> Any:
     """A variable for a vector, which the compiler keeps in a register."""
     return cgutils.alloca_once(emit.builder, emit.vector(lanes))  # type: ignore[no-untyped-call]
 
@@ -214,7 +214,7 @@ def _product_tile(
     tile_bytes, masked = _literal(width), _literal(partly) == 1
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit = _Emitter(context, builder, signature.args, arguments, dv.dtype)
+        emit = Emitter(context, builder, signature.args, arguments, dv.dtype)
         index = context.get_value_type(columns.dtype)
         lanes = max(1, tile_bytes // emit.bytes)
         part = min(lanes, REGISTER // emit.bytes)
@@ -249,7 +249,7 @@ def _product_tile(
     return result, generate
 
 
-def _lanes_from(emit: _Emitter, lanes: int, skip: Any) -> Any:
+def _lanes_from(emit: Emitter, lanes: int, skip: Any) -> Any:
     """A mask of the lanes that are not skipped."""
     kind = ir.VectorType(_INT32, lanes)
     first = emit.builder.insert_element(ir.Constant(kind, ir.Undefined), emit.builder.trunc(skip, _INT32), _INT32(0))

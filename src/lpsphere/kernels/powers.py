@@ -16,7 +16,18 @@ from numba import njit, types
 from numba.extending import intrinsic
 from numpy.polynomial import Chebyshev, Polynomial
 
-__all__ = ["bits", "from_bits", "head_and_tail", "power"]
+__all__ = [
+    "EXP2",
+    "LOG2_RATIO",
+    "LOWEST",
+    "MANTISSA",
+    "SMALLEST",
+    "SQRT_HALF",
+    "bits",
+    "from_bits",
+    "head_and_tail",
+    "power",
+]
 
 
 def _interpolate(function: Any, low: float, high: float, degree: int) -> list[np.float32]:
@@ -30,13 +41,15 @@ def _log2_ratio(f: Any) -> Any:
     return np.where(f == 0, 1 / math.log(2), np.log2(1 + safe) / safe)
 
 
-_L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8, _L9 = _interpolate(_log2_ratio, math.sqrt(0.5) - 1, math.sqrt(2) - 1, 9)
-_E0, _E1, _E2, _E3, _E4, _E5, _E6 = _interpolate(np.exp2, -0.5, 0.5, 6)
+LOG2_RATIO = _interpolate(_log2_ratio, math.sqrt(0.5) - 1, math.sqrt(2) - 1, 9)
+EXP2 = _interpolate(np.exp2, -0.5, 0.5, 6)
+_L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8, _L9 = LOG2_RATIO
+_E0, _E1, _E2, _E3, _E4, _E5, _E6 = EXP2
 _ONE, _ZERO, _HALF = np.float32(1), np.float32(0), np.float32(0.5)
-_SMALLEST = np.float32(np.finfo(np.float32).tiny)
-_LOWEST = np.float32(-125)  # 2^-125 / sqrt(2) is a normal number
-_SQRT_HALF = np.int32(0x3F3504F3)
-_MANTISSA, _HEAD = np.int32(0x7FFFFF), np.int32(-65536)
+SMALLEST = np.float32(np.finfo(np.float32).tiny)
+LOWEST = np.float32(-125)  # 2^-125 / sqrt(2) is a normal number
+SQRT_HALF = np.int32(0x3F3504F3)
+MANTISSA, _HEAD = np.int32(0x7FFFFF), np.int32(-65536)
 _BIAS, _SHIFT = np.int32(127), np.int32(23)
 
 
@@ -69,9 +82,9 @@ def head_and_tail(exponent: float) -> tuple[Any, Any]:
 @njit(cache=True, fastmath={"contract"})
 def power(x: Any, head: Any, tail: Any) -> Any:
     """x^(head + tail) for float32 x in [0, 1] and an exponent above 0; 0 where that is hardly a normal number."""
-    shifted = bits(x) - _SQRT_HALF
+    shifted = bits(x) - SQRT_HALF
     n = np.float32(shifted >> _SHIFT)
-    f = from_bits((shifted & _MANTISSA) + _SQRT_HALF) - _ONE
+    f = from_bits((shifted & MANTISSA) + SQRT_HALF) - _ONE
     log = _L9 * f + _L8
     log = log * f + _L7
     log = log * f + _L6
@@ -90,6 +103,6 @@ def power(x: Any, head: Any, tail: Any) -> Any:
     result = result * rest + _E2
     result = result * rest + _E1
     result = result * rest + _E0
-    kept = max(whole, _LOWEST)
+    kept = max(whole, LOWEST)
     scale = from_bits((np.int32(kept) + _BIAS) << _SHIFT)
-    return result * scale if x >= _SMALLEST and whole >= _LOWEST else _ZERO
+    return result * scale if x >= SMALLEST and whole >= LOWEST else _ZERO

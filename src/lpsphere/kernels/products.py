@@ -42,7 +42,7 @@ def multiply(index: ConnectionIndex, values: Floats, x: Floats, y: Floats, bias:
         TypeError: If an array is not of the type of ``values``, or that is neither float32 nor float64.
         ValueError: If an array has another shape, or is not C-contiguous.
     """
-    bias = values[:0] if bias is None else _checked("bias", bias, (index.out_features,), values.dtype)
+    bias = values[:0] if bias is None else checked("bias", bias, (index.out_features,), values.dtype)
     _multiply(index, values, x, y, bias)
 
 
@@ -60,7 +60,7 @@ def multiply_transposed(index: ConnectionIndex, values: Floats, dy: Floats, dx: 
     """
     from lpsphere.kernels import compiled
 
-    _checked("values", values, (index.connections,), values.dtype)
+    checked("values", values, (index.connections,), values.dtype)
     by_feature, order = index.transposed
     ordered = np.empty_like(values)
     compiled.gather(values, order, ordered)
@@ -82,12 +82,13 @@ def sample(index: ConnectionIndex, dy: Floats, x: Floats, dv: Floats) -> None:
     from lpsphere.kernels import compiled
 
     batch = x.shape[-1] if x.ndim else 0
-    _checked("dv", dv, (index.connections,), dv.dtype)
-    _checked("x", x, (index.in_features, batch), dv.dtype)
-    _checked("dy", dy, (index.out_features, batch), dv.dtype)
-    threads = _threads(index.connections * batch)
-    if threads > 1 and _team.acquire(blocking=False):
-        with _Team(threads):
+    checked("dv", dv, (index.connections,), dv.dtype)
+    checked("x", x, (index.in_features, batch), dv.dtype)
+    checked("dy", dy, (index.out_features, batch), dv.dtype)
+    threads = threads_for(index.connections * batch)
+    team = team_of(threads)
+    if team is not None:
+        with team:
             compiled.sample_parallel(index.pointers, index.columns, dy, x, dv, index.pieces(threads))
     else:
         compiled.sample(index.pointers, index.columns, dy, x, dv, 0, index.out_features)
@@ -99,18 +100,19 @@ def _multiply(
     from lpsphere.kernels import compiled
 
     batch = x.shape[-1] if x.ndim else 0
-    _checked("values", values, (index.connections,), values.dtype)
-    _checked(names[0], x, (index.in_features, batch), values.dtype)
-    _checked(names[1], y, (index.out_features, batch), values.dtype)
-    threads = _threads(index.connections * batch)
-    if threads > 1 and _team.acquire(blocking=False):
-        with _Team(threads):
+    checked("values", values, (index.connections,), values.dtype)
+    checked(names[0], x, (index.in_features, batch), values.dtype)
+    checked(names[1], y, (index.out_features, batch), values.dtype)
+    threads = threads_for(index.connections * batch)
+    team = team_of(threads)
+    if team is not None:
+        with team:
             compiled.multiply_parallel(index.pointers, index.columns, values, bias, x, y, index.pieces(threads))
     else:
         compiled.multiply(index.pointers, index.columns, values, bias, x, y, 0, index.out_features)
 
 
-def _checked(name: str, array: Floats, shape: tuple[int, ...], kind: np.dtype[Any]) -> Floats:
+def checked(name: str, array: Floats, shape: tuple[int, ...], kind: np.dtype[Any]) -> Floats:
     """The array, if the inner loops can be trusted with it."""
     if kind not in (np.float32, np.float64) or array.dtype != kind:
         raise TypeError(f"{name} must be float32 or float64, and all arrays of one type; got {array.dtype} with {kind}")
@@ -140,7 +142,12 @@ class _Team:
         _team.release()
 
 
-def _threads(work: int) -> int:
+def team_of(threads: int) -> _Team | None:
+    """So many threads, to be used in a with statement; None for one, or where another product has them."""
+    return _Team(threads) if threads > 1 and _team.acquire(blocking=False) else None
+
+
+def threads_for(work: int) -> int:
     """How many threads to use for so many multiply-adds."""
     if work < _PARALLEL_WORK or torch.get_num_threads() == 1 or _forked:
         return 1

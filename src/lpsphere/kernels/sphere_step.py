@@ -1,112 +1,221 @@
-"""The dual step of LpSGD (method, section 2) on float32 rows, a neuron at a time while it is in the cache. Needs Numba.
+"""The dual step of LpSGD (method, section 2) on float32 rows, some at a time while they are in the cache. Needs Numba.
 
-Rows lie end to end, of one length where all weights exist, or of as many connections as each neuron has.
+Rows lie end to end, of one length where all weights exist, or of as many connections as each neuron has: in chunks of
+16, since most rows of a sparse network are too short for what compilers make of a loop.
 
 Knows arrays; nothing of parameters, groups or masks' owners.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
 
-from lpsphere.kernels.powers import bits, from_bits, head_and_tail, power
+from lpsphere.kernels.lanes import (
+    LANES,
+    add_product,
+    entries_where,
+    larger,
+    largest_of,
+    load,
+    load_bytes,
+    power_of,
+    scale,
+    scaled_magnitude,
+    store,
+    sum_of,
+    weighted,
+    with_sign_of,
+    zeros,
+)
+from lpsphere.kernels.powers import head_and_tail
 
 __all__ = ["dual_step"]
 
-_ONE, _ZERO = np.float32(1), np.float32(0)
-_INFINITE = np.int32(0x7F800000)  # bits of infinity; those of NaN are above
-_MAGNITUDE = np.int32(0x7FFFFFFF)
+_ONE = np.float32(1)
 _ROUNDING = np.float32(16 * np.finfo(np.float32).eps)
+_NORMAL, _UP = np.finfo(np.float32).tiny, np.float32(2**64)
+_ENTRIES = 1024
+"""Entries that are stepped at a time, if they are of several rows: those go through long chains of operations side by
+side, which one row alone would wait for."""
+
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
+def _compiled(function: Function) -> Function:
+    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+    compiled: Any = njit(fastmath={"contract", "reassoc", "nsz"}, **options)(function)
+    return cast(Function, compiled)
+
+
+@_compiled
 def dual_step(
-    pointers: Any,
-    w: Any,
-    v: Any,
-    gradient: Any,
-    momentum: Any,
-    mask: Any,
-    radii: Any,
-    scratch: Any,
-    settings: Any,
-    flags: Any,
+    pointers: Any, w: Any, v: Any, gradient: Any, momentum: Any, mask: Any, radii: Any, settings: Any, flags: Any
 ) -> None:
     """One step of every row, in place.
 
     Args:
-        pointers: Where each row begins, and where the last ends, int64 (rows + 1,).
+        pointers: Where each row begins, and where the last ends, integers (rows + 1,).
         w: Weights, float32 (entries,).
         v: Dual weights, as w.
         gradient: As w; left as it is.
         momentum: As w, or None for a step along the gradient.
         mask: bool, as w, or None for all connections.
         radii: Radius of each row, float32 (rows,), or of all of them, (1,).
-        scratch: float32 (2, at least the entries of the longest row).
         settings: p, eta, mu and what the gradient is multiplied by when it is added to the momentum.
         flags: Whether the momentum is Nesterov's; whether the gradient is to be negated.
     """
     p, eta, mu, gain = settings
-    nesterov, negated = flags
     q = p / (p - 1)
-    q_head, q_tail = head_and_tail(q)
-    e_head, e_tail = head_and_tail(1 / (p - 1))
-    keep, mu32, gain32 = np.float32(1 - eta), np.float32(mu), np.float32(gain)
+    rows, longest = pointers.size - 1, 0
+    for i in range(rows):
+        longest = max(longest, pointers[i + 1] - pointers[i])
+    room = np.empty((2, max(_whole(longest), _ENTRIES)), np.float32)
+    scales, totals = np.empty(LANES, np.float32), np.ones(LANES, np.float32)
+    first = 0
+    while first < rows:
+        last, entries = first, 0
+        while last < min(rows, first + LANES):
+            entries += _whole(pointers[last + 1] - pointers[last])
+            if last > first and entries > _ENTRIES:
+                break
+            last += 1
+        ends = pointers[first : last + 1]
+        own = radii if radii.size == 1 else radii[first:last]
+        _direct(ends, gradient, momentum, mask, room, scales, (mu, gain), flags)
+        _measure(ends, room, scales, totals, q)
+        _scale_by_power(scales, totals, np.float32(eta), 1 / q)
+        _move(ends, v, room, scales, np.float32(1 - eta))
+        _raise(ends, room, scales, totals, 1 / (p - 1))
+        _place(ends, w, v, room, scales, totals, own, p)
+        first = last
+
+
+@_compiled
+def _whole(n: int) -> int:
+    """Entries of whole chunks for a row of n."""
+    return (n + LANES - 1) // LANES * LANES
+
+
+@_compiled
+def _scale_by_power(scales: Any, totals: Any, factor: Any, exponent: float) -> None:
+    """The scales times factor * total^-exponent."""
+    head, tail = head_and_tail(exponent)
+    for k in range(LANES):
+        totals[k] = _ONE / totals[k]
+    powers = power_of(load(totals, 0, LANES), head, tail)
+    store(scales, 0, LANES, add_product(zeros(), scale(load(scales, 0, LANES), factor), powers))
+
+
+@_compiled
+def _direct(
+    ends: Any, gradient: Any, momentum: Any, mask: Any, room: Any, scales: Any, settings: Any, flags: Any
+) -> None:
+    """The directions, into room[0].
+
+    The scale is 1 / a row's largest magnitude; 0 if that is 0, and NaN if it is not finite. What is left of a momentum
+    whose gradients have been 0 for long may be so small that this would be infinite: such a row is made larger.
+    """
+    mu, gain = np.float32(settings[0]), np.float32(settings[1])
+    nesterov, negated = flags
     sign = np.float32(-1 if negated else 1)
-    ahead = np.float32(mu if nesterov else 1)
-    of_gradient = np.float32(1 if nesterov else 0)
-    direction, magnitude = scratch[0], scratch[1]
-    for i in range(pointers.size - 1):
-        start, stop = pointers[i], pointers[i + 1]
-        n = stop - start
-        wi, vi, gi = w[start:stop], v[start:stop], gradient[start:stop]
-        mi = gi if momentum is None else momentum[start:stop]
-        exists: Any = mask if mask is None else mask[start:stop]
-        largest = np.int32(0)
-        for j in range(n):
-            g = sign * gi[j]
+    ahead, of_gradient = np.float32(mu if nesterov else 1), np.float32(sign if nesterov else 0)
+    direction, place = room[0], 0
+    for i in range(ends.size - 1):
+        largest, start = zeros(), place
+        for c in range(ends[i], ends[i + 1], LANES):
+            left = ends[i + 1] - c
+            d = load(gradient, c, left)
             if mask is not None:
-                g = g if exists[j] else _ZERO
-            d = g
-            if momentum is not None:
-                m = mu32 * mi[j] + gain32 * g
-                mi[j] = m
-                d = of_gradient * g + ahead * m
-            direction[j] = d
-            largest = max(largest, bits(d) & _MAGNITUDE)
-        if largest == 0:
-            continue
-        if largest >= _INFINITE:
-            for j in range(n):
-                vi[j] = wi[j] = np.nan
-            continue
-        scale = _ONE / from_bits(largest)
-        total = _ZERO
-        for j in range(n):
-            total += power(abs(direction[j]) * scale, q_head, q_tail)
-        step = np.float32(eta) * scale * np.float32(np.float64(total) ** (-1 / q))
-        largest = np.int32(0)
-        before = np.int32(0)
-        for j in range(n):
-            x = keep * vi[j] - step * direction[j]
-            direction[j] = x
-            largest = max(largest, bits(x) & _MAGNITUDE)
-            before = max(before, bits(vi[j]) & _MAGNITUDE)
-        if from_bits(largest) <= _ROUNDING * keep * from_bits(before):
-            continue  # the step cancels the old point but for rounding
-        scale = _ONE / from_bits(largest)
-        total = _ZERO
-        for j in range(n):
-            x = abs(direction[j]) * scale
-            y = power(x, e_head, e_tail)
-            magnitude[j] = y
-            total += x * y
-        to_v = scale * np.float32(np.float64(total) ** (-1 / q))
-        to_w = radii[i % radii.size] * np.float32(np.float64(total) ** (-1 / p))
-        for j in range(n):
-            vi[j] = direction[j] * to_v
-            wi[j] = math.copysign(magnitude[j] * to_w, direction[j])
+                d = entries_where(load_bytes(mask, c, left), d)
+            if momentum is None:
+                d = scale(d, sign)
+            else:
+                m = weighted(mu, load(momentum, c, left), gain * sign, d)
+                store(momentum, c, left, m)
+                d = weighted(ahead, m, of_gradient, d)
+            store(direction, place, LANES, d)
+            largest = larger(largest, d)
+            place += LANES
+        found = largest_of(largest)
+        if 0 < found < _NORMAL:
+            for c in range(start, place, LANES):
+                store(direction, c, LANES, scale(load(direction, c, LANES), _UP))
+            found *= _UP
+        by = _ONE / found if found < np.inf else np.float32(np.nan)
+        scales[i] = np.float32(0) if found == 0 else by
+
+
+@_compiled
+def _measure(ends: Any, room: Any, scales: Any, totals: Any, q: float) -> None:
+    """The total of a row is the sum of |.|^q of its scaled direction."""
+    head, tail = head_and_tail(q)
+    direction, place = room[0], 0
+    for i in range(ends.size - 1):
+        total = zeros()
+        for _ in range(ends[i], ends[i + 1], LANES):
+            y = power_of(scaled_magnitude(load(direction, place, LANES), scales[i]), head, tail)
+            total = weighted(_ONE, total, _ONE, y)
+            place += LANES
+        totals[i] = sum_of(total)
+
+
+@_compiled
+def _move(ends: Any, v: Any, room: Any, steps: Any, keep: Any) -> None:
+    """The stepped v in the place of the directions; 1 / its largest magnitude in that of the step.
+
+    A step of 0 or NaN stays, and becomes 0 if it cancels the old v but for rounding.
+    """
+    point, place = room[0], 0
+    for i in range(ends.size - 1):
+        step, largest, before = steps[i], zeros(), zeros()
+        for c in range(ends[i], ends[i + 1], LANES):
+            old = load(v, c, ends[i + 1] - c)
+            new = weighted(keep, old, -step, load(point, place, LANES))
+            store(point, place, LANES, new)
+            largest, before = larger(largest, new), larger(before, old)
+            place += LANES
+        if step != 0 and step == step:
+            found = largest_of(largest)
+            steps[i] = np.float32(0) if found <= _ROUNDING * keep * largest_of(before) else _ONE / found
+
+
+@_compiled
+def _raise(ends: Any, room: Any, scales: Any, totals: Any, exponent: float) -> None:
+    """|.|^exponent of the scaled points, into room[1]; the total is the sum of the products of the two."""
+    head, tail = head_and_tail(exponent)
+    point, magnitude, place = room[0], room[1], 0
+    for i in range(ends.size - 1):
+        total = zeros()
+        for _ in range(ends[i], ends[i + 1], LANES):
+            x = scaled_magnitude(load(point, place, LANES), scales[i])
+            y = power_of(x, head, tail)
+            store(magnitude, place, LANES, y)
+            total = add_product(total, x, y)
+            place += LANES
+        totals[i] = sum_of(total)
+
+
+@_compiled
+def _place(ends: Any, w: Any, v: Any, room: Any, scales: Any, totals: Any, radii: Any, p: float) -> None:
+    """The new v and w, normalised, where they belong."""
+    head, tail = head_and_tail(1 / p)
+    _scale_by_power(scales, totals, _ONE, 1 - 1 / p)
+    store(totals, 0, LANES, power_of(load(totals, 0, LANES), head, tail))
+    point, magnitude, place = room[0], room[1], 0
+    for i in range(ends.size - 1):
+        by, size = scales[i], totals[i] * (radii[0] if radii.size == 1 else radii[i])
+        moved = by != 0 and by == by
+        for c in range(ends[i], ends[i + 1], LANES):
+            left = ends[i + 1] - c
+            if moved:
+                x = load(point, place, LANES)
+                store(v, c, left, scale(x, by))
+                store(w, c, left, with_sign_of(scale(load(magnitude, place, LANES), size), x))
+            elif by != by:
+                store(v, c, left, scale(load(v, c, left), by))
+                store(w, c, left, scale(load(w, c, left), by))
+            place += LANES

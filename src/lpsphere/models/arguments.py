@@ -29,3 +29,17 @@ def sizes(name: str, values: object) -> tuple[int, ...]:
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise TypeError(f"{name}={values!r}: give a sequence of whole numbers, for example (256, 256)")
     return tuple(size(f"{name}[{index}]", value) for index, value in enumerate(values))
+
+
+def fraction(name: str, value: object) -> float:
+    """Return ``value`` if it is a number in [0, 1).
+
+    Raises:
+        TypeError: ``value`` is not a number.
+        ValueError: ``value`` is outside [0, 1).
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: give a number in [0, 1)")
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}={value!r}: give a number in [0, 1)")
+    return float(value)

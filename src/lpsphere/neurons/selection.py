@@ -146,6 +146,8 @@ _NORMS = (
     nn.LocalResponseNorm,
     *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []),
 )
+_TRANSFORMERS_CONV1D = ("transformers.pytorch_utils", "Conv1D")
+"""The Linear of GPT-2, which keeps its weight transposed; named, since that library need not be there."""
 _IN_PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -182,6 +184,8 @@ def _weights_of(module: nn.Module) -> Iterator[tuple[str, Layout]]:
                 yield attribute, NeuronLayout()
     elif isinstance(module, _EMBEDDINGS):
         yield "weight", NeuronLayout()
+    elif (type(module).__module__, type(module).__name__) == _TRANSFORMERS_CONV1D:
+        yield "weight", NeuronLayout(neuron_dim=1)
 
 
 def _first_match(rules: Sequence[Rule], layer: str, parameter: str, module: nn.Module) -> Rule | None:

@@ -2,5 +2,6 @@
 
 from lpsphere.optim.hoyer_control import HoyerControl
 from lpsphere.optim.lpsgd import LpSGD
+from lpsphere.optim.two_kinds import SpheresAndAdamW
 
-__all__ = ["HoyerControl", "LpSGD"]
+__all__ = ["HoyerControl", "LpSGD", "SpheresAndAdamW"]

@@ -5,7 +5,6 @@ Worth it where steps are long: loading Numba takes a process about half a second
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,6 @@ __all__ = ["WORTH_COMPILING", "can_compile", "compiled_step"]
 
 WORTH_COMPILING = 100_000
 """Weights on spheres, in all, from which an optimizer takes compiled steps."""
-
-_local = threading.local()
 
 
 def can_compile(param: Tensor, layout: Layout) -> bool:
@@ -70,17 +67,15 @@ def compiled_step(
             state["momentum_buffer"] = torch.zeros_like(param)
             gain = 1.0
         buffer = _flat(_alike(state, "momentum_buffer", param))
-    pointers = _pointers(param, layout)
     radii = np.array([radius], np.float32) if isinstance(radius, float) else radius.reshape(-1).numpy()
     dual_step(
-        pointers,
+        _pointers(param, layout),
         _flat(param.detach()),
         _flat(_alike(state, "dual", param)),
         _flat(_in_order(gradient, param)),
         buffer,
         None if mask is None else _flat(_in_order(mask, param)),
         radii,
-        _scratch(_room(pointers)),
         (p, eta, momentum, gain),
         (nesterov, maximize),
     )
@@ -107,15 +102,6 @@ def _pointers(param: Tensor, layout: Layout) -> np.ndarray[Any, Any]:
     return np.arange(param.shape[0] + 1) * (param.numel() // param.shape[0])
 
 
-def _room(pointers: np.ndarray[Any, Any]) -> int:
-    """The entries of the longest row, or 64.
-
-    Where the two rows of the room lie closer together than the compiled loop reaches in one go, it adds up in another
-    order: then what is computed would depend on the rows that this process has seen before.
-    """
-    return max(64, int(np.diff(pointers).max(initial=0)))
-
-
 def _in_order(x: Tensor, like: Tensor) -> Tensor:
     """``x`` in the order of memory of another tensor of its shape."""
     if x.stride() == like.stride():
@@ -128,11 +114,3 @@ def _alike(state: dict[str, Any], key: str, like: Tensor) -> Tensor:
     state[key] = _in_order(state[key], like)
     found: Tensor = state[key]
     return found
-
-
-def _scratch(n: int) -> np.ndarray[Any, Any]:
-    """Room for two rows, kept from step to step."""
-    room: np.ndarray[Any, Any] | None = getattr(_local, "room", None)
-    if room is None or room.shape[1] < n:
-        room = _local.room = np.empty((2, n), np.float32)
-    return room

@@ -55,7 +55,8 @@ class LpSGD(Optimizer):
         form: "dual" steps the dual weights v (the paper's), "primal" the weights (conditional gradient).
         maximize: Maximise instead of minimise.
         foreach: Use multi-tensor operations, or tensor after tensor; None: multi-tensor where all parameters are on
-            CUDA, and compiled code for the dual form of float32 weights on a CPU if they are 100,000 or more.
+            CUDA, and compiled code for the dual form of float32 weights on a CPU if they are 100,000 or more or of
+            sparse layers.
 
     Raises:
         TypeError, ValueError: If an argument is out of range, p is given nowhere, or a tensor cannot hold neurons.
@@ -121,7 +122,7 @@ class LpSGD(Optimizer):
 
     @torch.no_grad()
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group and put its weights on their spheres.
+        """Add a group and put its weights on their spheres; neurons that are there but for rounding stay as they are.
 
         Raises:
             TypeError, ValueError: As the constructor.
@@ -158,22 +159,24 @@ class LpSGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        on_spheres = [group for group in self.param_groups if group["p"] is not None]
-        large = sum(param.numel() for group in on_spheres for param in group["params"]) >= WORTH_COMPILING
+        weights = sum(
+            param.numel() for group in self.param_groups if group["p"] is not None for param in group["params"]
+        )
+        worth = bool(self._layouts) or weights >= WORTH_COMPILING  # sparse layers compute by compiled code anyway
         for group in self.param_groups:
             if group["p"] is None:
                 plain_step(group, self.state)
             else:
-                self._sphere_step(group, large)
+                self._sphere_step(group, worth)
         return loss
 
-    def _sphere_step(self, group: dict[str, Any], large: bool) -> None:
+    def _sphere_step(self, group: dict[str, Any], worth_compiling: bool) -> None:
         check_eta(group)
         p = check_exponent(group["p"])
         for param in group["params"]:
             self._synchronise(param, group)
         params = [param for param in group["params"] if param.grad is not None]
-        automatic = large and group["foreach"] is None and group["form"] == "dual"
+        automatic = worth_compiling and group["foreach"] is None and group["form"] == "dual"
         if automatic and all(can_compile(param, self.layout_of(param, group)) for param in params):
             self._compiled_steps(params, group, p)
         elif params:
@@ -268,7 +271,9 @@ class LpSGD(Optimizer):
         unit = project(weights, p, dim=dims)
         point = signed_power(unit, p - 1) if group["form"] == "dual" else unit
         state[group["form"]] = point.reshape(param.shape)
-        layout.split(param).copy_(on_radius(self._radius(param, group), unit, dims))
+        moved = on_radius(self._radius(param, group), unit, dims)
+        there = spread(~row_any(~_as_good_as(weights, moved, param, point, p), dims), dims)  # such as restored weights
+        layout.split(param).copy_(torch.where(there, weights, moved))
 
     def _reread(self, param: Tensor, group: dict[str, Any]) -> None:
         """Take over the neurons whose weight is no longer the one that the state gives; the others keep their state."""
@@ -279,8 +284,7 @@ class LpSGD(Optimizer):
         point, weights = layout.split(state[form]), layout.split(_computable(param))
         unit = signed_power(point, 1 / (p - 1)) if form == "dual" else point
         expected = on_radius(self._radius(param, group), unit, dims)
-        rounding = torch.finfo(param.dtype).eps + 16 * torch.finfo(point.dtype).eps / min(1.0, p - 1)
-        same = torch.isclose(weights, expected, rtol=rounding, atol=torch.finfo(param.dtype).tiny)
+        same = _as_good_as(weights, expected, param, point, p)
         if mask is not None:
             same &= layout.split(mask) | (point == 0)
         kept = spread(~row_any(~same, dims), dims)
@@ -397,6 +401,12 @@ def _dense_gradient(param: Tensor) -> Tensor:
     if gradient.is_sparse:
         raise RuntimeError("LpSGD takes dense gradients only: use nn.Embedding(..., sparse=False)")
     return gradient
+
+
+def _as_good_as(weights: Tensor, others: Tensor, param: Tensor, point: Tensor, p: float) -> Tensor:
+    """Where weights of a parameter are equal to others but for rounding, theirs and that of a step's powers."""
+    rounding = torch.finfo(param.dtype).eps + 16 * torch.finfo(point.dtype).eps / min(1.0, p - 1)
+    return torch.isclose(weights, others, rtol=rounding, atol=torch.finfo(param.dtype).tiny)
 
 
 def _computable(weight: Tensor) -> Tensor:

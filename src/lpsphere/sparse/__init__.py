@@ -1,5 +1,6 @@
 """Layers that hold only their connections, and compute with nothing else; trained models made smaller, and exported."""
 
+from lpsphere.sparse.chain import SparseChain
 from lpsphere.sparse.compact import compact
 from lpsphere.sparse.compaction import Compacted, CompactionReport, LayerCompaction
 from lpsphere.sparse.convert import sparsify
@@ -13,6 +14,7 @@ __all__ = [
     "Exported",
     "FeatureMajorBatchNorm1d",
     "LayerCompaction",
+    "SparseChain",
     "SparseLinear",
     "compact",
     "export",

@@ -23,8 +23,9 @@ class LayerCompaction:
         connections: Its weights that are not 0, in the compacted model.
         form: "dense", or "sparse": a `SparseLinear`.
         norms: Names of the batch norms whose work it does now.
+        joined: Name of the `SparseChain` that computes it together with others; "" if none does.
         microseconds_before: Measured time of one call on the example; None: the example does not reach it.
-        microseconds_after: The same in the compacted model.
+        microseconds_after: The same in the compacted model. Of joined layers the first has the time of all.
     """
 
     name: str
@@ -33,6 +34,7 @@ class LayerCompaction:
     connections: int
     form: str
     norms: tuple[str, ...]
+    joined: str
     microseconds_before: float | None
     microseconds_after: float | None
 
@@ -74,7 +76,7 @@ class CompactionReport:
                 " x ".join(map(str, layer.before)),
                 " x ".join(map(str, layer.after)),
                 f"{layer.connections:,}",
-                layer.form,
+                f"{layer.form} in {layer.joined}" if layer.joined else layer.form,
                 ", ".join(layer.norms) or "-",
                 cell(layer.microseconds_before, ",.1f"),
                 cell(layer.microseconds_after, ",.1f"),

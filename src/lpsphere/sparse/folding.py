@@ -54,7 +54,7 @@ def fold_norms(model: nn.Module, values: Sequence[Value]) -> dict[str, tuple[str
             continue
         assert norm.module is not None
         replace_module(model, norm.module, nn.Identity().eval())
-        norm.kind, norm.module, norm.apply = "map", None, _same
+        norm.kind, norm.module, norm.apply = "same", None, _same
     return folded
 
 

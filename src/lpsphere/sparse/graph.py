@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from lpsphere.sparse.chain import SparseChain
 from lpsphere.sparse.linear import SparseLinear
 from lpsphere.sparse.normalization import FeatureMajorBatchNorm1d
 
@@ -99,7 +100,8 @@ class Value:
 
     Attributes:
         kind: "source" (not understood, or the model's input), "linear", "conv", "norm", "map" (each channel by
-            itself), "join" (an elementwise function of two), "flatten" (every channel becomes ``repeat`` features).
+            itself), "same" (a norm that was folded), "join" (an elementwise function of two), "flatten" (every channel
+            becomes ``repeat`` features).
         channels: Its channels.
         shape: For the example.
         dim: The dimension that counts the channels.
@@ -161,7 +163,9 @@ def read_graph(
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         """Layers of the package are units, like those of torch."""
-        return isinstance(module, SparseLinear | FeatureMajorBatchNorm1d) or super().is_leaf_module(module, name)
+        return isinstance(module, SparseLinear | SparseChain | FeatureMajorBatchNorm1d) or super().is_leaf_module(
+            module, name
+        )
 
 
 class _Shapes(fx.Interpreter):

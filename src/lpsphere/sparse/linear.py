@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lpsphere.kernels import ConnectionIndex
 from lpsphere.neurons import NeuronLayout, NeuronWeight, SegmentLayout
+from lpsphere.sparse.direct import DirectRun, needs_graph
 from lpsphere.sparse.product import sparse_product
 from lpsphere.sparse.structure import (
     check_saved_structure,
@@ -69,7 +70,8 @@ class SparseLinear(nn.Module):
         sparsity: Share of the connections that do not exist, in [0, 1): exact, and at most 1 - 1/in_features, which
             leaves one to each neuron.
         bias: Whether neurons have a bias.
-        seed: Where the connections and the first values come from: layers of one shape need seeds of their own.
+        seed: Where the connections and the first values come from; layers of one shape and seed are the same. None:
+            torch's global generator, as for ``nn.Linear``.
         dtype: Type of the weights; None: torch's default.
         device: Where they are kept; None: torch's default. Only on the CPU can the layer compute.
 
@@ -96,6 +98,7 @@ class SparseLinear(nn.Module):
     columns: Tensor
     _factors: list[tuple[Tensor, Tensor]] | None = None
     """dY and X of the backward passes since the gradient was zeroed, while they are kept."""
+    _direct: DirectRun | None = None
 
     def __init__(
         self,
@@ -104,20 +107,20 @@ class SparseLinear(nn.Module):
         *,
         sparsity: float,
         bias: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         _check_size("in_features", in_features)
         _check_size("out_features", out_features)
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(f"seed must be a whole number, got {seed!r}")
+        if isinstance(seed, bool) or not isinstance(seed, int | None):
+            raise TypeError(f"seed must be a whole number or None, got {seed!r}")
         dtype = _check_dtype(torch.get_default_dtype() if dtype is None else dtype)
         device = torch.get_default_device() if device is None else torch.device(device)
         connections = count_connections(in_features, out_features, sparsity)
         with torch.device("cpu"):
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
             rows, columns = draw_connections(in_features, out_features, connections, generator)
             pointers = pointers_of(rows, out_features)
             reach = pointers.diff().rsqrt()  # as in nn.Linear: uniform up to the inverse root of the fan-in
@@ -235,6 +238,8 @@ class SparseLinear(nn.Module):
         """
         if not self._factors:
             return None
+        if len(self._factors) == 1:
+            return self._factors[0]
         dys, xs = zip(*self._factors, strict=True)
         return torch.cat(dys, 1), torch.cat(xs, 1)
 
@@ -267,6 +272,7 @@ class SparseLinear(nn.Module):
         values = values[order.to(values.device)].to(self.weight, copy=True)
         places = places.to(device)
         self._resize(places.numel())
+        self._indexed = None  # it takes as much memory as the weights
         self.weight.copy_(values)
         self.row_pointers.copy_(pointers_of(places // self.in_features, self.out_features))
         self.columns.copy_(places % self.in_features)
@@ -274,7 +280,7 @@ class SparseLinear(nn.Module):
 
     def _resize(self, connections: int) -> None:
         """Room for so many connections in the same Parameter; what is in it is undefined."""
-        self.weight.grad = None
+        self.weight.grad, self._direct = None, None
         if connections != self.connections:
             self.weight.data = self.weight.data.new_empty(connections)
             self.columns = self.columns.new_empty(connections)
@@ -292,13 +298,29 @@ class SparseLinear(nn.Module):
             TypeError: If the input's type is not supported, or only one of input and weights is float64.
             ValueError: If its last dimension is not in_features, or it or the layer is not on the CPU.
         """
+        result = self._without_gradient(input)
+        if result is not None:
+            return result
         weight, bias = self.weight, self.bias
         kind = self._check_input(input, weight)
-        x = _in_type(input, kind).reshape(math.prod(input.shape[:-1]), self.in_features).t().contiguous()
+        x = _in_type(input, kind)
+        x = x if x.ndim == 2 else x.reshape(math.prod(input.shape[:-1]), self.in_features)
+        if self._factors is not None:
+            x = x.t().contiguous().t()  # one copy for the product and the factors
         y = sparse_product(self._index(), x, _in_type(weight, kind), None if bias is None else _in_type(bias, kind))
         if self._factors is not None and y.requires_grad and weight.requires_grad:
-            self._keep_factors_of(y, x.detach())
-        return _in_type(y.t().reshape(*input.shape[:-1], self.out_features), input.dtype)
+            self._keep_factors_of(y, x.detach().t())
+        return _in_type(y if input.ndim == 2 else y.reshape(*input.shape[:-1], self.out_features), input.dtype)
+
+    def _without_gradient(self, input: Tensor) -> Tensor | None:
+        """The output where no gradient is wanted and no type is to be converted; None elsewhere."""
+        if needs_graph(input):
+            return None
+        run = self._direct
+        if run is None or not run.fits():
+            run = DirectRun((self,), (False,), feature_major=True) if DirectRun.possible((self,)) else None
+            self._direct = run
+        return None if run is None or run.wants_gradients() else run(input)
 
     def _keep_factors_of(self, y: Tensor, x: Tensor) -> None:
         if self._factors and (self.weight.grad is None or not self.weight.grad.any()):
@@ -306,7 +328,7 @@ class SparseLinear(nn.Module):
 
         def keep(dy: Tensor) -> None:
             if self._factors is not None:
-                self._factors.append((dy.detach().contiguous(), x))
+                self._factors.append((dy.detach().t().contiguous(), x))
 
         y.register_hook(keep)  # type: ignore[no-untyped-call]
 
@@ -368,7 +390,7 @@ class SparseLinear(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # arrays that share memory with these buffers, not with a copy's; and a copy has no method that asks for factors
-        return {**self.__dict__, "_indexed": None, "_factors": None}
+        return {**self.__dict__, "_indexed": None, "_factors": None, "_direct": None}
 
     def extra_repr(self) -> str:
         """Sizes, connections and sparsity, for ``print``."""

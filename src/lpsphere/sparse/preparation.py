@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lpsphere.sparse.chain import SparseChain
 from lpsphere.sparse.folding import replace_module
 from lpsphere.sparse.graph import is_left
 from lpsphere.sparse.linear import SparseLinear
@@ -67,12 +68,28 @@ def shared_parameters(model: nn.Module) -> set[int]:
 
 
 def make_dense(model: nn.Module, left: Collection[str] = (), largest: float = float("inf")) -> None:
-    """Exchange sparse layers below ``model`` for dense ones: not those named, with hooks, or with more weights."""
+    """Exchange sparse layers below ``model`` for dense ones: not those named, with hooks, or with more weights.
+
+    A chain becomes a ``nn.Sequential`` where that can be done to all of its layers.
+    """
     shared = shared_parameters(model)
-    for name, module in list(model.named_modules()):
-        if type(module) is not SparseLinear or name in left or is_left(module, shared):
-            continue
-        if module.in_features * module.out_features <= largest:
+    named = list(model.named_modules())
+    stay = {
+        id(module)
+        for name, module in named
+        if name in left
+        or is_left(module, shared)
+        or (isinstance(module, SparseLinear) and module.in_features * module.out_features > largest)
+    }
+    for _, module in named:
+        if type(module) is SparseChain:
+            parts = {id(part) for part in module.modules()}
+            if parts & stay:
+                stay |= parts
+            else:
+                replace_module(model, module, module.to_dense())
+    for module in list(model.modules()):
+        if type(module) is SparseLinear and id(module) not in stay:
             replace_module(model, module, module.to_dense())
 
 

@@ -1,4 +1,4 @@
-"""The product of a sparse weight matrix and a batch, differentiable in torch. Feature-major throughout."""
+"""The product of a sparse weight matrix and a batch, differentiable in torch; results are feature-major."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ __all__ = ["sparse_product"]
 
 
 def sparse_product(index: ConnectionIndex, x: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
-    """W X + bias, where W has only the connections of the index. Differentiable once, in everything but the index.
+    """X W' + bias, where W has only the connections of the index. Differentiable once, in everything but the index.
 
     Args:
         index: The connections of W.
-        x: Contiguous, shape (in_features, batch), float32 or float64, on the CPU.
+        x: Shape (batch, in_features), float32 or float64, on the CPU; copied if it is not feature-major.
         values: Weights of the connections, shape (connections,), of the type of x.
         bias: Shape (out_features,), of the type of x, or None.
 
     Returns:
-        Contiguous, shape (out_features, batch).
+        Shape (batch, out_features), feature-major: of strides (1, batch). No view of another tensor, so that it may be
+        changed in place.
 
     Raises:
         TypeError, ValueError: As `lpsphere.kernels.multiply`.
@@ -37,25 +38,33 @@ def _array(tensor: Tensor) -> Any:
     return tensor.detach().numpy()
 
 
+def _feature_major(like: Tensor, features: int) -> Tensor:
+    """Room for a batch, shape (batch, features)."""
+    return like.new_empty_strided((like.shape[0], features), (1, max(1, like.shape[0])))
+
+
 class _SparseProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, index: ConnectionIndex) -> Tensor:
         ctx.index = index
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, values if ctx.needs_input_grad[0] else None)
-        y = x.new_empty((index.out_features, x.shape[1]))
-        multiply(index, _array(values), _array(x), _array(y), None if bias is None else _array(bias))
+        by_feature = x.t().contiguous()
+        ctx.save_for_backward(
+            by_feature if ctx.needs_input_grad[1] else None, values if ctx.needs_input_grad[0] else None
+        )
+        y = _feature_major(x, index.out_features)
+        multiply(index, _array(values), _array(by_feature), _array(y.t()), None if bias is None else _array(bias))
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, values = ctx.saved_tensors
-        dy = dy.contiguous()  # once, for both products; it arrives so from layers that keep the layout
+        by_feature = dy.t().contiguous()  # once, for both products; it arrives so from layers that keep the layout
         dx = dv = None
         if values is not None:
-            dx = dy.new_empty((ctx.index.in_features, dy.shape[1]))
-            multiply_transposed(ctx.index, _array(values), _array(dy), _array(dx))
+            dx = _feature_major(dy, ctx.index.in_features)
+            multiply_transposed(ctx.index, _array(values), _array(by_feature), _array(dx.t()))
         if x is not None:
             dv = dy.new_empty((ctx.index.connections,))
-            sample(ctx.index, _array(dy), _array(x), _array(dv))
-        return dx, dv, dy.sum(1) if ctx.needs_input_grad[2] else None, None
+            sample(ctx.index, _array(by_feature), _array(x), _array(dv))
+        return dx, dv, by_feature.sum(1) if ctx.needs_input_grad[2] else None, None

@@ -122,7 +122,7 @@ class Topology(MaskedSteps):
         self.model = model
         super().__init__(unwrap(optimizer), [neuron for neuron in select(model, rules, include_last) if neuron.sparse])
         self.events: list[Event] = []
-        self._finalized = False
+        self._left: int | None = None  # connections, once finalized
         self._generator = torch.Generator().manual_seed(seed)
         self._callbacks: list[Callable[[Event], None]] = []
         check_sparse_layers(self.layers, self.granularity, type(self).__name__, self.needs_dense)
@@ -208,7 +208,7 @@ class Topology(MaskedSteps):
     @property
     def connections(self) -> int:
         """A, the number of connections that exist: a count of masks, since weights may underflow to 0."""
-        return sum(map(self._connections_of, self.layers))
+        return sum(map(self._connections_of, self.layers)) if self._left is None else self._left
 
     @property
     def sparsity(self) -> float:
@@ -295,7 +295,7 @@ class Topology(MaskedSteps):
         Warns:
             LpSphereWarning: If the target was not reached.
         """
-        if self._finalized:
+        if self._left is not None:
             return self.model
         self._check_alone()
         if self.connections != sum(self._goals) * self.granularity.unit:
@@ -309,7 +309,7 @@ class Topology(MaskedSteps):
         for neuron in self._masked:
             neuron.weight.masked_fill_(~self._mask(neuron), 0)
         self.detach()
-        self._finalized = True
+        self._left = self.connections
         for neuron in self._masked:
             del neuron.module._buffers[buffer_name(neuron)]
         return self.model

@@ -201,6 +201,7 @@ def unwrap(optimizer: Any) -> Optimizer:
     """
     while not hasattr(optimizer, "_optimizer_step_pre_hooks") and hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer
+    optimizer = getattr(optimizer, "spheres", optimizer)  # of one that leaves the rest to another optimizer
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"expected a torch optimizer, got {type(optimizer).__name__}")
     for refused, why in _REFUSED.items():

@@ -145,6 +145,13 @@ class PlaceExchange(Exchange):
         self.places, order = torch.cat([self._kept, grown]).sort()
         values = torch.cat([torch.zeros(len(self._kept)).to(scores), scores])[order]
         self.starts = self.method.new_weights(values, absent_from(self.places, self.before))
+        del (
+            self.before,
+            self._free,
+            self._kept,
+            self._places,
+            self._scores,
+        )  # the exchanges of all layers exist at a time
 
 
 def _entries(chosen: Tensor, among: Tensor) -> Tensor:

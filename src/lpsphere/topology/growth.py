@@ -17,8 +17,10 @@ from lpsphere.topology.masks import lowest
 
 __all__ = ["LARGE", "Best", "FactoredGradient", "Gradient", "Grower", "absent_from", "best_openings", "random_places"]
 
-BLOCK = 2**18
-"""Scores taken at a time, or those of one row."""
+BLOCK = 2**16
+"""Scores taken at a time, or those of `_ROWS` rows."""
+_ROWS = 16
+"""With fewer rows at a time a gradient's product would read all inputs for little work."""
 LARGE = 2**24
 """Weights of a layer above which random connections are drawn one by one, instead of ranking a random number each:
 only below it are the choices those that a mask of the same seed would make."""
@@ -82,12 +84,13 @@ class Best:
     Args:
         count: How many.
         block: The most scores that come at a time.
+        dtype: Type of the scores.
     """
 
-    def __init__(self, count: int, block: int) -> None:
+    def __init__(self, count: int, block: int, dtype: torch.dtype = torch.float32) -> None:
         self.count = count
         self._least = -1.0 if count else torch.inf  # from now on only what is larger can be among them
-        self._scores = torch.empty(count + block, dtype=torch.float64)
+        self._scores = torch.empty(count + block, dtype=dtype)
         self._places = torch.empty(count + block, dtype=torch.int64)
         self._filled = 0
 
@@ -102,7 +105,7 @@ class Best:
         self._filled += len(found)
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Their places, ascending, and their scores, float64."""
+        """Their places, ascending, and their scores."""
         self._select()
         return self._places[: self._filled], self._scores[: self._filled]
 
@@ -176,7 +179,7 @@ def random_places(neuron: NeuronWeight, count: int, fewest: int, generator: torc
         first = _draw(torch.full((neurons,), fewest), fan_in, generator)
         return torch.cat([first, _draw_open(count - len(first), neuron.size, first, generator)]).sort().values
     step = _rows_at_once(fan_in)
-    best = Best(count, step * fan_in)
+    best = Best(count, step * fan_in, torch.float64)
     for start in range(0, neurons, step):
         scores = torch.rand((min(step, neurons - start), fan_in), generator=generator)
         if fewest > 0:
@@ -194,7 +197,7 @@ def absent_from(places: Tensor, others: Tensor) -> Tensor:
 
 
 def _rows_at_once(fan_in: int) -> int:
-    return max(1, BLOCK // fan_in)
+    return max(_ROWS, BLOCK // fan_in)
 
 
 def _random_openings(count: int, size: int, taken: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -52,6 +52,7 @@ class MaskedSteps(ABC):
         self._taken: list[Tensor | None] | None = None  # the gradients that were masked for the coming step
         self._stepping = False
         self._overdue = False
+        self._warned = False
         self._stale, self._loaded = False, False
         self._owned: dict[str, Tensor] = {}  # masks that the optimizer keeps to by itself
 
@@ -190,14 +191,16 @@ class MaskedSteps(ABC):
 
     def _make_up_for(self, gradients: list[Gradient | None]) -> None:
         """The update that is due, or a warning that it is put off."""
-        self._overdue = not all(gradient is None or _is_finite(gradient) for gradient in gradients)
-        if self._overdue:
+        told = self._warned
+        self._overdue = self._warned = not all(gradient is None or _is_finite(gradient) for gradient in gradients)
+        if self._overdue and not told:
             warnings.warn(
                 f"the gradients of step {self._step} are not finite: the topology stays as it was and is updated after "
                 "the next step whose gradients are",
                 LpSphereWarning,
                 stacklevel=4,
             )
+        if self._overdue:
             return
         scale = getattr(self.optimizer, "grad_scale", None)  # GradScaler leaves the unscaling to a fused optimizer
         self._update([g if g is None or scale is None else g / scale.to(g.device) for g in gradients])

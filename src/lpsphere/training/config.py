@@ -51,6 +51,7 @@ class TrainConfig:
         model: "mlp", "wide_resnet", "cnn" (of the Hoyer study), or "auto": the first for tables, the second for images.
         hidden: Widths of the hidden layers of the MLP.
         norm: Batch normalisation in the MLP and the CNN.
+        dropout: Chance of a hidden output of the MLP to be left out in training, in [0, 1).
         blocks: Residual blocks in each stage of the wide ResNet.
         width: Channels of its first stage.
         method: "semi-pruning", "set", "rigl", "snip", "gmp", "static" or "dense".
@@ -100,6 +101,7 @@ class TrainConfig:
     model: str = "auto"
     hidden: tuple[int, ...] = (256, 256)
     norm: bool = True
+    dropout: float = 0.0
     blocks: tuple[int, ...] = (2, 3, 3)
     width: int = 16
     method: str = "semi-pruning"
@@ -172,8 +174,9 @@ class TrainConfig:
             )
         if not 0 <= self.average <= self.epochs:
             raise ValueError(f"average must be between 0 and the {self.epochs} epochs, got {self.average}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        for name in ("label_smoothing", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         Augmentation(self.crop, self.flip, self.cutout)  # it refuses what is out of range
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")

@@ -66,6 +66,7 @@ def model_config(config: TrainConfig, data: Dataset) -> dict[str, Any]:
             "hidden": list(config.hidden),
             "out_features": data.outputs,
             "norm": config.norm,
+            "dropout": config.dropout,
         }
     if not images:
         raise ValueError(f"model {kind} needs images; the rows of {data.name} have shape {data.input_shape}: use mlp")

@@ -1,0 +1,97 @@
+"""Sparse layers one after another, for inference, in one compiled call. On memory addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lpsphere.kernels.index import ConnectionIndex
+from lpsphere.kernels.products import Floats, checked, team_of, threads_for
+
+__all__ = ["ChainLayer", "LayerChain"]
+
+_TILE = 256
+"""Bytes of a row of a tile, the samples that go through all layers together: with 4096 features it fills 1 MiB."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChainLayer:
+    """W X + b, or what of it is above 0.
+
+    Attributes:
+        index: The connections of W.
+        values: Their weights, shape (connections,), float32 or float64.
+        bias: Shape (out_features,), of the same type, or None.
+        relu: Whether negative outputs become 0; NaN stays.
+    """
+
+    index: ConnectionIndex
+    values: Floats
+    bias: Floats | None
+    relu: bool
+
+
+class LayerChain:
+    """Layers whose arrays are read where they are, at every run: they are kept, and must not move.
+
+    Args:
+        layers: At least one; each takes what the one before it returns.
+
+    Raises:
+        TypeError: If the arrays are not of one type, float32 or float64, or pointers are not int32.
+        ValueError: If an array has another shape, is not C-contiguous, or two layers do not fit.
+    """
+
+    def __init__(self, layers: Sequence[ChainLayer]) -> None:
+        from lpsphere.kernels import compiled_chain
+
+        self.layers = tuple(layers)
+        kind = self.layers[0].values.dtype
+        plan = np.zeros((len(self.layers), 8), np.int64)
+        features = self.layers[0].index.in_features
+        for row, layer in zip(plan, self.layers, strict=True):
+            index = layer.index
+            if index.in_features != features:
+                raise ValueError(f"a layer takes {index.in_features} features, and there are {features}")
+            if index.pointers.dtype != np.int32:
+                raise TypeError(f"the pointers must be int32, got {index.pointers.dtype}")
+            features = index.out_features
+            values = checked("values", layer.values, (index.connections,), kind)
+            bias = 0 if layer.bias is None else checked("bias", layer.bias, (features,), kind).ctypes.data
+            row[:4] = index.pointers.ctypes.data, index.columns.ctypes.data, values.ctypes.data, bias
+            row[4:] = index.in_features, features, index.connections, layer.relu
+        self._plan = plan
+        self._arguments = plan.ctypes.data, len(plan)
+        self._connections = sum(layer.index.connections for layer in self.layers)
+        self._tile, self._zero = _TILE // kind.itemsize, kind.type(0)
+        self._run, self._run_parallel = compiled_chain.run, compiled_chain.run_parallel
+
+    def run(self, x: int, x_order: int, y: int, y_order: int, batch: int) -> bool:
+        """Write what the layers make of X into Y, in as many threads as the products of `multiply` would take.
+
+        Args:
+            x: Address of batch * in_features numbers of the layers' type.
+            x_order: How they lie there: 1 feature by feature, 0 sample by sample.
+            y: Address of room for batch * out_features of them; must not overlap with x.
+            y_order: How to lay them there, likewise.
+            batch: Number of samples.
+
+        Returns:
+            Whether it was done. It was not where there are too few samples for the threads, which then had better share
+            the neurons of one layer after another.
+        """
+        threads = threads_for(self._connections * batch)
+        if threads > 1:
+            if batch <= self._tile * (threads - 1):
+                return False
+            team = team_of(threads)
+            if team is not None:
+                with team:
+                    self._run_parallel(*self._arguments, x, x_order, y, y_order, batch, self._tile, self._zero)
+                return True
+        in_place = x_order and y_order and len(self.layers) == 1  # nothing to bring into another order or to keep
+        tile = max(1, batch) if in_place else self._tile
+        self._run(*self._arguments, x, x_order, y, y_order, batch, tile, self._zero)
+        return True
