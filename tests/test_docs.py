@@ -67,6 +67,25 @@ def test_the_table_of_the_overhead_is_that_of_the_results():
     assert max(row["mask_bytes_per_weight"] for row in rows) == 1
 
 
+def test_the_table_of_the_estimators_is_that_of_the_results():
+    rows = json.loads((ROOT / "results" / "sklearn-table.json").read_text(encoding="utf-8"))["rows"]
+    table = (ROOT / "results" / "sklearn-table.md").read_text(encoding="utf-8")
+    assert table in TEXT["scikit-learn.md"]
+    assert all(f"{row['accuracy']:.4f} ± {row['sd']:.4f}" in table for row in rows)
+    ours = {row["data"]: row for row in rows if row["contender"] == "LpSphereClassifier"}
+    assert len(ours) == 6
+    assert all(abs(row["sparsity"] - 0.9) < 1e-3 for row in ours.values())
+    others = [row for row in rows if row["data"] in ours and row["contender"] == "StandardScaler, MLPClassifier"]
+    assert sum(ours[row["data"]]["accuracy"] >= row["accuracy"] for row in others) >= 4
+
+
+def test_the_example_of_the_page_on_scikit_learn_works():
+    code = TEXT["scikit-learn.md"].partition("```python\n")[2].partition("```")[0]
+    names = {}
+    exec(code, names)
+    assert abs(names["classifier"].sparsity_ - 0.9) < 1e-3
+
+
 def test_the_latencies_are_those_of_the_results():
     content = json.loads((ROOT / "results" / "inference.json").read_text(encoding="utf-8"))
     page = TEXT["running-sparse.md"]

@@ -17,7 +17,7 @@ from lpsphere.training.checkpoints import load_model
 from lpsphere.training.config import TrainConfig
 from lpsphere.training.setup import load_data
 
-__all__ = ["Scores", "evaluate", "evaluate_run", "final_scores", "score_of"]
+__all__ = ["Scores", "evaluate", "evaluate_run", "final_scores", "outputs_of", "score_of"]
 
 _ROWS = 2048
 
@@ -65,7 +65,7 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, task: str) -> Scores:
         y: Classes, or standardised targets; shape (n,).
         task: "classification" or "regression".
     """
-    return _scores(_outputs(model, x), y, task)
+    return _scores(outputs_of(model, x), y, task)
 
 
 def final_scores(model: nn.Module, data: Dataset) -> dict[str, float]:
@@ -81,7 +81,7 @@ def final_scores(model: nn.Module, data: Dataset) -> dict[str, float]:
         regression test_r2, test_rmse and test_loss.
     """
     device = next(model.parameters()).device
-    outputs, y = _outputs(model, data.x_test.to(device)), data.y_test.to(device)
+    outputs, y = outputs_of(model, data.x_test.to(device)), data.y_test.to(device)
     named = _scores(outputs, y, data.task).named(data.task, data.target_std)
     if data.task == "regression" or len(set(data.y_test.tolist())) < 2:
         return named
@@ -93,8 +93,16 @@ def final_scores(model: nn.Module, data: Dataset) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, x: Tensor) -> Tensor:
-    """Outputs in evaluation mode, float32, shape (n, outputs)."""
+def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Outputs of ``model`` in evaluation mode, a few thousand rows at a time; its mode is restored.
+
+    Args:
+        model: Maps (n, ...) to (n, outputs).
+        x: Rows, shape (n, ...).
+
+    Returns:
+        float32, shape (n, outputs).
+    """
     training = model.training
     model.eval()
     outputs = torch.cat([model(rows).float() for rows in torch.split(x, _ROWS)])

@@ -1,13 +1,14 @@
-"""Learning rates over training, relative to their peak. Pure functions of the fraction of training that is done."""
+"""Learning rates over training, relative to their peak: functions of the fraction of training that is done."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from torch.optim.optimizer import Optimizer
 
-__all__ = ["SCHEDULES", "constant", "cosine", "piecewise"]
+__all__ = ["SCHEDULES", "constant", "cosine", "piecewise", "set_learning_rates"]
 
 _KNOTS = (0.0, 1 / 6, 1 / 3, 1 - 3 / 50, 1.0)
 _FACTORS = (0.02, 1.0, 0.25, 0.002, 0.0001)
@@ -35,3 +36,9 @@ def constant(progress: float) -> float:
 
 
 SCHEDULES: Mapping[str, Callable[[float], float]] = {"piecewise": piecewise, "cosine": cosine, "constant": constant}
+
+
+def set_learning_rates(optimizer: Optimizer, peaks: Sequence[float], factor: float) -> None:
+    """Give each parameter group ``factor`` times its peak."""
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        group["lr"] = peak * factor

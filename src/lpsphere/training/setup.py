@@ -163,8 +163,17 @@ def check_method_settings(method: str, names: Iterable[str]) -> None:
         raise ValueError(f"{method} takes no {', '.join(unknown)}; its settings are {', '.join(taken) or 'none'}")
 
 
-def make_topology(config: TrainConfig, model: nn.Module, optimizer: Optimizer, total_steps: int) -> Topology | None:
+def make_topology(
+    config: TrainConfig, model: nn.Module, optimizer: Optimizer, total_steps: int, **more: Any
+) -> Topology | None:
     """The method that decides which connections exist; None for dense training.
+
+    Args:
+        config: The run.
+        model: The network.
+        optimizer: What trains it.
+        total_steps: Optimizer steps of the whole training.
+        more: Arguments of the method that a configuration does not hold, such as ``initial_sparsity="keep"``.
 
     Raises:
         TypeError, ValueError: If it does not take one of the settings, or the value of one.
@@ -181,5 +190,5 @@ def make_topology(config: TrainConfig, model: nn.Module, optimizer: Optimizer, t
         total_steps=total_steps,
         include_last=config.include_last,
         seed=config.seed,
-        **given,
+        **{**given, **more},
     )

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -33,11 +32,12 @@ from lpsphere.metrics import Summary, summary
 from lpsphere.models import build
 from lpsphere.training.augmentation import Augmentation, batch_rng
 from lpsphere.training.averaging import new_average, take_average
+from lpsphere.training.batches import batches
 from lpsphere.training.checkpoints import newest_checkpoint, save_checkpoint, save_model
 from lpsphere.training.config import TrainConfig
 from lpsphere.training.evaluation import Scores, evaluate, final_scores, score_of
 from lpsphere.training.files import prepare_folder, replace_text
-from lpsphere.training.learning_rate import SCHEDULES
+from lpsphere.training.learning_rate import SCHEDULES, set_learning_rates
 from lpsphere.training.parts import WHOLE, Parts, keep_names_plain
 from lpsphere.training.record import versions
 from lpsphere.training.setup import load_data, make_optimizer, make_topology, model_config, precision
@@ -191,9 +191,9 @@ class Trainer:
         self.model.train()
         sums = [state.loss_sum, state.score_sum] if self.is_main else [0.0, 0.0]
         totals = torch.tensor(sums, dtype=torch.float64, device=self.accelerator.device)
-        batches = _batches(len(self.train_rows[0]), self.batch_size, self.config.seed, state.epoch)
+        order = batches(len(self.train_rows[0]), self.batch_size, self.config.seed, state.epoch)
         started = time.perf_counter()
-        for rows in batches[state.batch :]:
+        for rows in order[state.batch :]:
             self._set_learning_rates()
             totals += self._train_step(rows.to(self.accelerator.device))
             state.batch += 1
@@ -218,8 +218,7 @@ class Trainer:
 
     def _set_learning_rates(self) -> None:
         factor = SCHEDULES[self.config.schedule](self.step / self.total_steps)
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
+        set_learning_rates(self.optimizer, self.peaks, factor)
 
     def _train_step(self, rows: Tensor) -> Tensor:
         """One optimizer step; returns the sums of the losses and of the scores of its rows."""
@@ -317,8 +316,8 @@ class Trainer:
     def _another_epoch(self) -> Iterator[Tensor]:
         """The inputs of the epoch that would come next."""
         epoch, device = self.config.epochs, self.accelerator.device
-        batches = _batches(len(self.train_rows[0]), self.batch_size, self.config.seed, epoch)
-        return (self._inputs(rows.to(device), epoch, i) for i, rows in enumerate(batches))
+        order = batches(len(self.train_rows[0]), self.batch_size, self.config.seed, epoch)
+        return (self._inputs(rows.to(device), epoch, i) for i, rows in enumerate(order))
 
     def _summary(self, table: Summary) -> dict[str, Any]:
         config, layers = self.config, table.to_dict()
@@ -371,12 +370,6 @@ def _wants_cuda(config: TrainConfig) -> bool:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, but torch sees no CUDA device: use --device cpu")
     return config.device != "cpu" and torch.cuda.is_available()
-
-
-def _batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
-    """The row indices of each step of an epoch: a permutation that depends on seed and epoch alone."""
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
-    return [torch.from_numpy(order[i : i + batch_size]) for i in range(0, rows - batch_size + 1, batch_size)]
 
 
 @contextmanager
