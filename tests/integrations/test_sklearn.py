@@ -129,6 +129,12 @@ def test_probabilities_and_their_logarithms_agree(wine, fitted):
     assert np.array_equal(fitted.classes_[probabilities.argmax(1)], fitted.predict(x))
 
 
+def test_a_prediction_does_not_depend_on_the_rows_beside_it(wine, fitted):
+    x, _ = wine
+    one_by_one = np.concatenate([fitted.predict_proba(row) for row in x[:, None]])
+    assert np.allclose(one_by_one, fitted.predict_proba(x), rtol=1e-10, atol=1e-12)
+
+
 def test_weights_say_how_likely_a_class_is():
     x, y = coins()
     by_weight = small().fit(x, y, sample_weight=np.where(y == 1, 3.0, 1.0)).predict_proba(x)[:, 1]

@@ -101,11 +101,12 @@ def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
         x: Rows, shape (n, ...).
 
     Returns:
-        float32, shape (n, outputs).
+        float32, or float64 from a model of that, shape (n, outputs).
     """
     training = model.training
     model.eval()
-    outputs = torch.cat([model(rows).float() for rows in torch.split(x, _ROWS)])
+    outputs = torch.cat([model(rows) for rows in torch.split(x, _ROWS)])
+    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     model.train(training)
     return outputs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -318,8 +319,7 @@ class LpSphereEstimator(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _compact(self) -> None:
         """Make a smaller network for predictions where that pays."""
-        weights = sum(parameter.numel() for parameter in self.model_.parameters())
-        if weights >= _COMPACT_FROM and self.sparsity_ >= _COMPACT_SPARSITY:
+        if _weights_of(self.model_) >= _COMPACT_FROM and self.sparsity_ >= _COMPACT_SPARSITY:
             example = torch.randn(2048, self.n_features_in_, generator=torch.Generator().manual_seed(0))
             self._compacted = compact(self.model_, example, tolerance=1e-4).model
 
@@ -330,8 +330,13 @@ class LpSphereEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         check_is_fitted(self)
         check_columns(X)
         x = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
-        model = self.model_ if self._compacted is None else self._compacted
-        found: NDArray[np.float64] = outputs_of(model, standardised(self.scaler_, x)).double().numpy()
+        model: nn.Module = self.model_
+        rows = standardised(self.scaler_, x)
+        if self._compacted is not None:
+            model = self._compacted
+        elif _weights_of(model) < _COMPACT_FROM:  # so that a row's prediction does not depend on the rows beside it
+            model, rows = copy.deepcopy(model).double(), rows.double()
+        found: NDArray[np.float64] = outputs_of(model, rows).double().numpy()
         return found
 
     @property
@@ -360,6 +365,10 @@ def _feasible(config: TrainConfig, model: MLP) -> TrainConfig:
     layers = select(model)
     left = round(sum(layer.size for layer in layers) * (1 - config.sparsity))
     return replace(config, min_fan_in=0) if left < sum(layer.neurons for layer in layers) else config
+
+
+def _weights_of(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _plain_int(value: object) -> bool:
