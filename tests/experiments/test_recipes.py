@@ -27,7 +27,8 @@ PUBLISHED = {  # weights, epochs, accuracies at 0.5, 0.8, 0.9
     "cifar-10": (1_154_074, 250, 0.9423, 0.9383, 0.9310),
     "tiny-imagenet": (4_644_120, 250, 0.6377, 0.6295, 0.6042),
 }
-SHARED = ("model", "hidden", "norm", "blocks", "width", "epochs", "batch_size", "schedule", "crop", "flip", "cutout")
+BUDGET = ("model", "hidden", "norm", "dropout", "blocks", "width", "epochs", "batch_size", "schedule")
+AUGMENTATION = ("crop", "flip", "cutout")
 TEXT = """
 paper: {weights: 10, epochs: 1, accuracy: {"0.5": 0.9}}
 sparsities: [0.5, 0.9]
@@ -76,7 +77,10 @@ def test_no_network_is_larger_and_none_is_trained_for_longer_than_the_paper_s(da
 @pytest.mark.parametrize("data", DATA)
 def test_all_methods_have_the_same_network_and_budget(data):
     assert set(load_recipe(data).methods) == set(TABLE_METHODS)
-    assert len({tuple(getattr(config, name) for name in SHARED) for config in configs(data)}) == 1
+    assert len({tuple(getattr(config, name) for name in BUDGET) for config in configs(data)}) == 1
+    sparse = {(config.sparsity, *(getattr(config, name) for name in AUGMENTATION))
+              for config in configs(data) if config.method != "dense"}  # fmt: skip
+    assert len(sparse) == len({config.sparsity for config in configs(data) if config.method != "dense"})
     assert {config.optimizer for config in configs(data) if config.method != "semi-pruning"} == {"sgd"}
     assert {config.optimizer for config in configs(data) if config.method == "semi-pruning"} == {"lpsgd"}
 
