@@ -1,5 +1,6 @@
 import importlib.util
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -62,3 +63,13 @@ def test_a_character_level_gpt(tmp_path, capsys, monkeypatch, method):
     assert result["curve"][-1]["validation"] < result["curve"][0]["validation"] < 4.6
     assert (tmp_path / "gpt.json").exists()
     assert f"at sparsity {result['sparsity']:.4f}" in capsys.readouterr().out
+
+
+def test_several_processes_keep_the_same_connections():
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    found = subprocess.run(
+        [*command, str(EXAMPLES / "several_processes.py")], capture_output=True, text=True, timeout=180
+    )
+    assert found.returncode == 0, found.stderr
+    assert "2 processes, masks equal: True, sparsity 0.9000" in found.stdout
+    assert last_number(found.stdout) > 0.95
