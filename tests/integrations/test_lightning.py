@@ -39,6 +39,8 @@ class Digits(lightning.LightningModule):
         if self.kind == "lpsgd":
             groups = lp.param_groups(self, p=1.2, lr=0.02, other_lr=0.2)
             optimizer = lp.LpSGD(groups, momentum=0.9, nesterov=True)
+        elif self.kind == "two kinds":
+            optimizer = lp.SpheresAndAdamW.of_model(self)
         else:
             optimizer = torch.optim.AdamW(self.parameters(), lr=0.003)
         if not self.schedule:
@@ -51,11 +53,12 @@ def rows():
     return DataLoader(TensorDataset(DIGITS.x_train.flatten(1), DIGITS.y_train), batch_size=128, drop_last=True)
 
 
-def fit(callback, module=None, *, epochs=4, path=None, **more):
+def fit(*callbacks, module=None, epochs=4, path=None, **more):
     module = Digits() if module is None else module
+    saves = any(isinstance(callback, lightning.callbacks.ModelCheckpoint) for callback in callbacks)
     trainer = lightning.Trainer(
-        max_epochs=epochs, accelerator="cpu", callbacks=[callback], logger=False, enable_progress_bar=False,
-        enable_model_summary=False, **{"enable_checkpointing": False, **more},
+        max_epochs=epochs, accelerator="cpu", callbacks=list(callbacks), logger=False, enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=saves, **more,
     )  # fmt: skip
     trainer.fit(module, rows(), ckpt_path=path)
     return module, trainer
@@ -70,7 +73,7 @@ def density(module):
 @pytest.mark.parametrize("optimizer", ["lpsgd", "adamw"])
 def test_training_ends_at_the_target_with_a_plain_module(method, optimizer):
     callback = SparseTraining(method, sparsity=0.75)
-    module, trainer = fit(callback, Digits(optimizer))
+    module, trainer = fit(callback, module=Digits(optimizer))
     assert density(module) == pytest.approx(0.25, abs=2e-3)  # a weight may underflow to 0
     assert set(module.state_dict()) == set(Digits().state_dict())
     assert not any(name.endswith("mask") for name, _ in module.named_buffers())
@@ -93,13 +96,7 @@ def test_thresholds_are_logged_at_updates():
         def on_train_batch_end(self, trainer, *_):
             seen.append(trainer.callback_metrics.get("threshold"))
 
-    callback = SparseTraining(sparsity=0.8)
-    fit(callback, limit_train_batches=10)
-    module, watch = Digits(), Watch()
-    lightning.Trainer(
-        max_epochs=4, accelerator="cpu", callbacks=[SparseTraining(sparsity=0.8), watch], logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-    ).fit(module, rows())  # fmt: skip
+    fit(SparseTraining(sparsity=0.8), Watch())
     known = [float(value) for value in seen if value is not None]
     assert len(set(known)) > 3
     assert all(0 <= value <= 1 for value in known)
@@ -108,17 +105,14 @@ def test_thresholds_are_logged_at_updates():
 @pytest.mark.parametrize("optimizer", ["lpsgd", "adamw"])
 @pytest.mark.parametrize("method", ["semi-pruning", "rigl"])
 def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(tmp_path, method, optimizer):
-    whole, _ = fit(SparseTraining(method, sparsity=0.8), Digits(optimizer, schedule=True))
+    whole, _ = fit(SparseTraining(method, sparsity=0.8), module=Digits(optimizer, schedule=True))
     saver = lightning.callbacks.ModelCheckpoint(dirpath=tmp_path, save_top_k=-1)
     module = Digits(optimizer, schedule=True)
-    lightning.Trainer(
-        max_epochs=4, accelerator="cpu", callbacks=[SparseTraining(method, sparsity=0.8), saver], logger=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    ).fit(module, rows())  # fmt: skip
+    fit(SparseTraining(method, sparsity=0.8), saver, module=module)
     path = sorted(tmp_path.glob("epoch=1*"))[0]
     other = Digits(optimizer, schedule=True)
     other.network[0].weight.data.add_(1)
-    again, _ = fit(SparseTraining(method, sparsity=0.8), other, path=path)
+    again, _ = fit(SparseTraining(method, sparsity=0.8), module=other, path=path)
     for (name, expected), (_, found) in zip(whole.state_dict().items(), again.state_dict().items(), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0, msg=name)
 
@@ -126,25 +120,20 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(tmp_path, method, optimizer
 def test_a_checkpoint_loads_where_the_callback_is_not(tmp_path):
     callback = SparseTraining(sparsity=0.8)
     saver = lightning.callbacks.ModelCheckpoint(dirpath=tmp_path, save_weights_only=True, save_last=True)
-    lightning.Trainer(
-        max_epochs=3, accelerator="cpu", callbacks=[callback, saver], logger=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    ).fit(Digits(), rows())  # fmt: skip
+    fit(callback, saver, epochs=3)
     module = Digits.load_from_checkpoint(tmp_path / "last.ckpt", map_location="cpu")
     assert density(module) == pytest.approx(0.2, abs=2e-3)
 
 
 def test_another_method_does_not_go_on_from_it(tmp_path):
     saver = lightning.callbacks.ModelCheckpoint(dirpath=tmp_path, save_last=True)
-    lightning.Trainer(
-        max_epochs=1, accelerator="cpu", callbacks=[SparseTraining("rigl", sparsity=0.8), saver], logger=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    ).fit(Digits(), rows())  # fmt: skip
+    fit(SparseTraining("rigl", sparsity=0.8), saver, epochs=1)
     with pytest.raises(ValueError, match="RigL"):
         fit(SparseTraining("set", sparsity=0.8), path=tmp_path / "last.ckpt")
 
 
-def test_clipping_sees_existing_connections_only():
+@pytest.mark.parametrize("kind", ["adamw", "two kinds"])
+def test_clipping_sees_existing_connections_only(kind):
     class Watch(lightning.Callback):
         def __init__(self):
             self.absent = []
@@ -154,10 +143,7 @@ def test_clipping_sees_existing_connections_only():
             self.absent.append(float(layer.weight.grad[~layer.weight_mask].abs().max()))
 
     watch = Watch()
-    lightning.Trainer(
-        max_epochs=1, accelerator="cpu", callbacks=[SparseTraining("set", sparsity=0.8), watch], logger=False,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, gradient_clip_val=1e-3,
-    ).fit(Digits("adamw"), rows())  # fmt: skip
+    fit(SparseTraining("set", sparsity=0.8), watch, module=Digits(kind), epochs=1, gradient_clip_val=1e-3)
     assert len(watch.absent) == 10
     assert max(watch.absent) == 0
 
@@ -176,12 +162,9 @@ def test_an_interrupted_training_keeps_its_method_and_can_start_anew():
 
     callback, module = SparseTraining(sparsity=0.75), Digits()
     with pytest.raises(SystemExit):
-        lightning.Trainer(
-            max_epochs=4, accelerator="cpu", callbacks=[callback, Stop()], logger=False, enable_progress_bar=False,
-            enable_model_summary=False, enable_checkpointing=False,
-        ).fit(module, rows())  # fmt: skip
+        fit(callback, Stop(), module=module)
     assert callback.topology.events
-    fit(callback, module)
+    fit(callback, module=module)
     assert density(module) == pytest.approx(0.25, abs=2e-3)
 
 

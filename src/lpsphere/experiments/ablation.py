@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lpsphere.experiments.recipes import Recipe, load_recipe
+from lpsphere.experiments.recipes import load_recipe
 from lpsphere.experiments.runs import Run, Runs, mean_and_sd, paired_p_value
 from lpsphere.experiments.table import Cell
 from lpsphere.training import TrainConfig
@@ -98,7 +98,11 @@ def ablate(
     config = replace(config, epochs=epochs or config.epochs)
     changed = {_RECIPE: {}, **(variations(config) if changes is None else changes)}
     wanted = [
-        Run({"change": name, "seed": split}, _of_split(config, {**change, **(machine or {})}, split, recipe), split)
+        Run(
+            {"change": name, "seed": split},
+            recipe.with_seed(_changed(config, {**change, **(machine or {})}), split),
+            split,
+        )
         for name, change in changed.items()
         for split in range(splits)
     ]
@@ -111,9 +115,8 @@ def ablate(
         return runs.write(sorted(table, key=lambda row: -row["validation_accuracy"]))
 
 
-def _of_split(config: TrainConfig, change: Mapping[str, Any], split: int, recipe: Recipe) -> TrainConfig:
-    split_seed = split if recipe.split_by_seed else config.split_seed
-    return TrainConfig.from_dict({**config.to_dict(), **change, "seed": split, "split_seed": split_seed})
+def _changed(config: TrainConfig, change: Mapping[str, Any]) -> TrainConfig:
+    return TrainConfig.from_dict({**config.to_dict(), **change})
 
 
 def _row(name: str, by_split: Mapping[int, float], of_recipe: Mapping[int, float]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from lpsphere.experiments.recipes import load_recipe
+from lpsphere.experiments.recipes import Recipe, load_recipe
 from lpsphere.experiments.runs import Run, Runs
 from lpsphere.experiments.search import load_optuna, new_study
 from lpsphere.experiments.table import Cell, command_for
@@ -131,7 +131,7 @@ def search_cell(
             asked = None if trial == 0 or study is None else study.ask()
             values = _first(recipe, space) if asked is None else _suggested(asked, space)
             config = replace(recipe, **{**values, **(machine or {})})
-            accuracy = _score(runs, config, values, splits, whole.split_by_seed)
+            accuracy = _score(runs, config, values, splits, whole)
             if study is not None and asked is not None:
                 study.tell(asked, accuracy)
             elif study is not None:
@@ -173,10 +173,9 @@ def _first_trial(space: Mapping[str, Span], values: Mapping[str, float], accurac
     )
 
 
-def _score(runs: Runs, config: TrainConfig, values: Mapping[str, float], splits: int, split_by_seed: bool) -> float:
+def _score(runs: Runs, config: TrainConfig, values: Mapping[str, float], splits: int, recipe: Recipe) -> float:
     def run(seed: int) -> Run:
-        config_of_seed = replace(config, seed=seed, split_seed=seed if split_by_seed else config.split_seed)
-        return Run({**values, "seed": seed}, config_of_seed, validation=seed)
+        return Run({**values, "seed": seed}, recipe.with_seed(config, seed), validation=seed)
 
     return fmean(float(result["accuracy"]) for result in runs.results([run(seed) for seed in range(splits)]))
 

@@ -10,6 +10,7 @@ from torch.optim.optimizer import Optimizer
 
 from lpsphere.integrations.methods import attach, find_method, hoyer_by_layer
 from lpsphere.topology import Topology
+from lpsphere.topology.masks import drop_mask
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -86,7 +87,7 @@ class SparseTraining(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Take from the gradients, before they are clipped, what belongs to no connection."""
-        if self.topology is not None and getattr(optimizer, "optimizer", optimizer) is self.topology.optimizer:
+        if self.topology is not None and optimizer is trainer.optimizers[self.optimizer]:
             self.topology.mask_grads()
 
     def on_train_batch_end(
@@ -137,5 +138,5 @@ class SparseTraining(Callback):
         """Leave the module without the method; its zeros stay."""
         topology.detach()
         for neuron in topology.layers:
-            neuron.module._buffers.pop(f"{neuron.attribute}_mask", None)
+            drop_mask(neuron)
         self.topology = None

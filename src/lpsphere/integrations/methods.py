@@ -15,6 +15,8 @@ from torch.optim.optimizer import Optimizer
 
 from lpsphere.metrics import summary
 from lpsphere.topology import METHODS, Topology
+from lpsphere.topology.checks import unwrap
+from lpsphere.topology.masks import buffer_name
 
 __all__ = ["attach", "find_method", "hoyer_by_layer", "leave_masks_out"]
 
@@ -44,7 +46,7 @@ def attach(
     Args:
         make: Makes the method, with the model and the optimizer.
         model: The model.
-        optimizer: The optimizer.
+        optimizer: The optimizer, wrapped or not.
         saved: Where the method is to go on: its ``state_dict()``. Weights and optimizer state, restored before, stay as
             they are.
 
@@ -58,6 +60,7 @@ def attach(
         topology = make()
     else:
         weights = [parameter.detach().clone() for parameter in model.parameters()]
+        optimizer = unwrap(optimizer)
         state = {parameter: _copies(own) for parameter, own in optimizer.state.items()}
         topology = make()
         topology.load_state_dict(saved)  # first, since layers that hold only their connections get their sizes by it
@@ -76,7 +79,7 @@ def _copies(state: dict[str, Any]) -> dict[str, Any]:
 def leave_masks_out(topology: Topology) -> None:
     """Leave the masks out of the model's ``state_dict``, so that a model without the method can load it."""
     for neuron in topology.layers:
-        neuron.module._non_persistent_buffers_set.add(f"{neuron.attribute}_mask")
+        neuron.module._non_persistent_buffers_set.add(buffer_name(neuron))
 
 
 def hoyer_by_layer(topology: Topology) -> dict[str, float]:

@@ -9,7 +9,6 @@ import torch
 
 from lpsphere.integrations.methods import attach, find_method, hoyer_by_layer
 from lpsphere.topology import Topology
-from lpsphere.topology.checks import unwrap
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -74,7 +73,7 @@ class SparseTraining(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Attach the method, or go on with what was saved; model and optimizer are restored by now."""
-        model, optimizer = kwargs["model"], unwrap(kwargs["optimizer"])
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
         saved = None
         if state.global_step > 0:
             saved = _read(self.resume_from or _folder(args, state.global_step))

@@ -37,7 +37,7 @@ from lpsphere.topology.distributions import check_distribution
 from lpsphere.topology.exchange import Exchange, MaskExchange, PlaceExchange
 from lpsphere.topology.granularity import Granularity
 from lpsphere.topology.growth import Gradient, absent_from
-from lpsphere.topology.masks import buffer_name, set_mask
+from lpsphere.topology.masks import drop_mask, set_mask
 from lpsphere.topology.places import (
     fresh_values,
     has_places,
@@ -326,7 +326,7 @@ class Topology(SharedSteps):
         self._left = self.connections
         broadcast_again(self.model, self._mask_names)
         for neuron in self._masked:
-            del neuron.module._buffers[buffer_name(neuron)]
+            drop_mask(neuron)
         return self.model
 
     def _update(self, gradients: list[Gradient | None]) -> None:

@@ -11,6 +11,7 @@ from lpsphere.neurons import NeuronWeight
 __all__ = [
     "apply_masks",
     "buffer_name",
+    "drop_mask",
     "existing_mask",
     "get_mask",
     "lowest",
@@ -41,6 +42,11 @@ def set_mask(neuron: NeuronWeight, mask: Tensor) -> None:
         neuron.module.register_buffer(buffer_name(neuron), as_shared(mask.clone(), neuron.parameter))
     else:
         buffer.copy_(mask)
+
+
+def drop_mask(neuron: NeuronWeight) -> None:
+    """Remove the mask of a weight, which stays as it is."""
+    neuron.module._buffers.pop(buffer_name(neuron), None)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ every sparsity, those under a sparsity change them there. With ``split_by_seed``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -88,6 +88,10 @@ class Recipe:
         config = TrainConfig.from_dict(values if method == "dense" else {**values, "sparsity": sparsity})
         check_method_settings(method, given_settings(config))
         return config
+
+    def with_seed(self, config: TrainConfig, seed: int) -> TrainConfig:
+        """A run of this recipe with another seed, and the rows split as that asks for."""
+        return replace(config, seed=seed, split_seed=seed if self.split_by_seed else config.split_seed)
 
 
 def load_recipe(data: str) -> Recipe:
