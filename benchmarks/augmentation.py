@@ -11,20 +11,16 @@ which takes the least time.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import random
-import shlex
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+from reporting import command_line, save, show
 from torch import nn
 
 from lpsphere.models import WideResNet
@@ -105,9 +101,8 @@ def timed(action: Callable[[], None]) -> float:
 
 def main() -> None:
     """Time and report; exit status 1 if a share is above the target."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     precisions = [False, True] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else [False]
@@ -118,16 +113,8 @@ def main() -> None:
         for _ in range(options.rounds):
             contender.round(order)
         rows.append(contender.row())
-        print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
-    if options.out is not None:
-        record = {
-            "command": shlex.join(["python", *sys.argv]),
-            "versions": {"torch": torch.__version__, "python": platform.python_version()},
-            "rounds": options.rounds,
-            "target_share": TARGET,
-            "rows": rows,
-        }
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        show(rows[-1])
+    save(options.out, rounds=options.rounds, target_share=TARGET, rows=rows)
     if any(row["share_of_step"] > TARGET for row in rows):
         sys.exit(f"augmentation takes more than {TARGET:.0%} of a step")
 

@@ -8,9 +8,7 @@ all runs, and beside it a table (.md) and their loss curves (.png).
 
 from __future__ import annotations
 
-import argparse
 import json
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -20,6 +18,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from reporting import command_line, save
 
 from lpsphere.experiments.plots import save_figure
 from lpsphere.text import markdown
@@ -79,10 +78,9 @@ def draw(runs: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 def main() -> None:
     """Compute what is missing, and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("results/char-gpt.json"))
+    parser = command_line(__doc__)
     options = parser.parse_args()
-    kept = json.loads(options.out.read_text(encoding="utf-8"))["runs"] if options.out.exists() else {}
+    kept = json.loads(options.out.read_text(encoding="utf-8"))["runs"] if options.out and options.out.exists() else {}
     found: dict[str, Any] = {}
     for name, words in RUNS.items():
         if name in kept and kept[name]["options"] == words:
@@ -90,10 +88,9 @@ def main() -> None:
             continue
         print(f"== {name}", flush=True)
         found[name] = {"options": words, **run(words)}
-        record = {"command": shlex.join(["python", *sys.argv]), "runs": found}
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    options.out.with_suffix(".md").write_text(markdown(readable(found)), encoding="utf-8")
-    save_figure(options.out.with_suffix(".png"), draw(found))
+        save(options.out, runs=found, table=readable(found))
+    if options.out is not None:
+        save_figure(options.out.with_suffix(".png"), draw(found))
     print(markdown(readable(found)))
 
 

@@ -9,12 +9,8 @@ follow the reduction of the gradients.
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from reporting import command_line, save, show
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -225,7 +222,7 @@ def _process(rank: int, count: int, folder: str) -> None:
             for width, depth in SIZES:
                 rows.append(measure(how, method, width, depth))
                 if rank == 0:
-                    print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+                    show(rows[-1])
     reduction = {"numbers": 256, "ms": all_reduce_ms(256), "processes": count}
     if rank == 0:
         Path(folder, "rows.json").write_text(json.dumps({"rows": rows, "all_reduce": reduction}), encoding="utf-8")
@@ -235,9 +232,8 @@ def _process(rank: int, count: int, folder: str) -> None:
 
 def main() -> None:
     """Measure with every number of processes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--processes", type=int, nargs="+", default=[2])
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows, reductions = [], []
     for count in options.processes:
@@ -252,17 +248,14 @@ def main() -> None:
             multiprocessing.spawn(_memory_process, (folder, method), nprocs=1)
             peaks.append(json.loads(Path(folder, "peak.json").read_text(encoding="utf-8")))
             print(peaks[-1], flush=True)
-    if options.out is not None:
-        record = {
-            "command": shlex.join(["python", *sys.argv]),
-            "versions": {"torch": torch.__version__, "python": platform.python_version()},
-            "random_number_ns": round(statistics.median(random_numbers() for _ in range(5)), 2),
-            "all_reduce": reductions,
-            "memory": peaks,
-            "large": large(),
-            "rows": rows,
-        }
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    save(
+        options.out,
+        random_number_ns=round(statistics.median(random_numbers() for _ in range(5)), 2),
+        all_reduce=reductions,
+        memory=peaks,
+        large=large(),
+        rows=rows,
+    )
 
 
 if __name__ == "__main__":

@@ -17,14 +17,9 @@ the machine too. Without the files of MNIST the digits that ship with scikit-lea
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import platform
 import random
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -32,8 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numba
 import torch
+from reporting import command_line, save, show
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
@@ -185,7 +180,7 @@ def accuracy(model: nn.Module, data: Any) -> float:
 
 def main() -> None:
     """Train, time and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--sparsity", type=float, default=0.95)
@@ -194,7 +189,6 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 128])
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     model, data, settings = trained(options.data, options.epochs, options.sparsity, options.seed, options.run)
     torch.set_num_threads(options.threads)
@@ -203,22 +197,20 @@ def main() -> None:
         rows += latencies(model, data.x_test[:batch], options.rounds)
     stored = files(model, data.x_test[:128], options.rounds)
     for row in (*rows, *stored):
-        print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+        show(row)
     weights = [layer.weight for layer in (*(hidden.linear for hidden in model.hidden), model.head)]
-    record = {
-        "command": shlex.join(["python", *sys.argv]),
-        "versions": {"torch": torch.__version__, "numba": numba.__version__, "python": platform.python_version()},
-        "settings": settings,
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "sparsity": round(1 - sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights), 4),
-        "test_accuracy": accuracy(model, data),
-        "test_accuracy_compacted": accuracy(lp.compact(model, data.x_test[:128]).model, data),
-        "latency": rows,
-        "files": stored,
-    }
-    if options.out is not None:
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    save(
+        options.out,
+        packages=("numba",),
+        settings=settings,
+        threads=options.threads,
+        rounds=options.rounds,
+        sparsity=round(1 - sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights), 4),
+        test_accuracy=accuracy(model, data),
+        test_accuracy_compacted=accuracy(lp.compact(model, data.x_test[:128]).model, data),
+        latency=rows,
+        files=stored,
+    )
 
 
 if __name__ == "__main__":

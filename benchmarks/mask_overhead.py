@@ -10,17 +10,12 @@ gives them, one of 40.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import random
-import shlex
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import torch
+from reporting import command_line, save, show
 from torch import nn
 
 import lpsphere as lp
@@ -72,9 +67,8 @@ class Contender:
 
 def main() -> None:
     """Time and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     pairs = [(None, "sgd"), *((method, "sgd") for method in METHODS), (None, "lpsgd"), ("semi-pruning", "lpsgd")]
@@ -105,16 +99,8 @@ def main() -> None:
                 "mask_bytes_per_weight": contender.mask_bytes() / weights if weights else 0.0,
             }
         )
-        print("  ".join(f"{name} {value}" for name, value in rows[-1].items()))
-    if options.out is not None:
-        record = {
-            "command": shlex.join(["python", *sys.argv]),
-            "versions": {"torch": torch.__version__, "python": platform.python_version()},
-            "rounds": options.rounds,
-            "share_of_updates": SHARE,
-            "rows": rows,
-        }
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        show(rows[-1])
+    save(options.out, rounds=options.rounds, share_of_updates=SHARE, rows=rows)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,13 @@ connections are chosen. What remains to be seen is whether that matters.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import platform
-import shlex
 import statistics
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+from reporting import command_line, save, show
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
@@ -100,22 +95,15 @@ def measure(method: str, seeds: int) -> dict[str, Any]:
 
 def main() -> None:
     """Compute and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for method in METHODS:
         rows.append(measure(method, options.seeds))
-        print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    if options.out is not None:
-        record = {
-            "command": shlex.join(["python", *sys.argv]),
-            "versions": {"torch": torch.__version__, "python": platform.python_version()},
-            "rows": rows,
-        }
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        show(rows[-1])
+    save(options.out, rows=rows)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,13 @@ compared.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import random
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
+from reporting import command_line, save, show
 from torch import Tensor, nn
 
 import lpsphere as lp
@@ -88,10 +83,9 @@ def measure(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
 
 def main() -> None:
     """Time and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
@@ -110,16 +104,8 @@ def main() -> None:
                     "plain_formula_over_it": round(medians["plain formula"] / seconds, 2),
                 }
             )
-            print("  ".join(f"{key} {value}" for key, value in rows[-1].items()))
-    if options.out is not None:
-        record = {
-            "command": shlex.join(["python", *sys.argv]),
-            "versions": {"torch": torch.__version__, "python": platform.python_version()},
-            "rounds": options.rounds,
-            "threads": options.threads,
-            "rows": rows,
-        }
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            show(rows[-1])
+    save(options.out, rounds=options.rounds, threads=options.threads, rows=rows)
 
 
 if __name__ == "__main__":

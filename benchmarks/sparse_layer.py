@@ -17,19 +17,13 @@ the rounds are compared. Gradients of input, weights and bias are taken.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import random
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import numba
 import torch
+from reporting import command_line, save, show
 from torch import Tensor, nn
 
 from lpsphere.sparse import SparseLinear
@@ -151,13 +145,12 @@ def rows_of(size: int, sparsity: float, batch: int, rounds: int) -> list[dict[st
 
 def main() -> None:
     """Time and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024], help="features in and out")
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9, 0.95, 0.99])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 128])
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []
@@ -166,17 +159,8 @@ def main() -> None:
             for batch in options.batches:
                 for row in rows_of(size, sparsity, batch, options.rounds):
                     rows.append(row)
-                    print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-    if options.out is not None:
-        versions = {"torch": torch.__version__, "numba": numba.__version__, "python": platform.python_version()}
-        record = {
-            "command": shlex.join(["python", *sys.argv]),
-            "versions": versions,
-            "threads": options.threads,
-            "rounds": options.rounds,
-            "rows": rows,
-        }
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+                    show(row)
+    save(options.out, packages=("numba",), threads=options.threads, rounds=options.rounds, rows=rows)
 
 
 if __name__ == "__main__":

@@ -23,23 +23,17 @@ compared. Where others use the machine, --clock cpu leaves out the time in which
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.metadata
-import json
-import platform
 import random
-import shlex
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numba
 import torch
+from reporting import command_line, save, show, version_of
 from torch import Tensor, nn
 
 import lpsphere as lp
@@ -247,22 +241,13 @@ def rows_of(sparsity: float, rounds: int, clock: Callable[[], float]) -> list[di
     ]
 
 
-def version_of(package: str) -> str | None:
-    """Its version, if it is installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def main() -> None:
     """Time and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.9, 0.95, 0.98, 0.99])
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: this process alone; for one thread")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore", UserWarning)  # torch says of its CSR tensors that they are in beta
@@ -272,22 +257,15 @@ def main() -> None:
     for sparsity in options.sparsities:
         for row in rows_of(sparsity, options.rounds, CLOCKS[options.clock]):
             rows.append(row)
-            print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-    if options.out is not None:
-        record = {
-            "command": shlex.join(["python", *sys.argv]),
-            "versions": {
-                "torch": torch.__version__,
-                "numba": numba.__version__,
-                "python": platform.python_version(),
-                "sparselab": version_of("sparselab"),
-            },
-            "threads": options.threads,
-            "rounds": options.rounds,
-            "clock": options.clock,
-            "rows": rows,
-        }
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            show(row)
+    save(
+        options.out,
+        packages=("numba", "sparselab"),
+        threads=options.threads,
+        rounds=options.rounds,
+        clock=options.clock,
+        rows=rows,
+    )
 
 
 if __name__ == "__main__":
