@@ -19,17 +19,18 @@ in turn, in another order every round, so that a noisy machine slows them alike;
 compared. Where others use the machine, --clock cpu leaves out the time in which they had the processor.
 
     python benchmarks/training_step.py --out results/training-step.json
+
+writes a table to results/training-step.md, too.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import random
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ BATCH = 128
 STEPS = 4
 """Steps at a turn."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+_SHOWN = ("dense", "masked", "csr", "sparselab, all", "sparse")
 SETTINGS: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "nesterov": True}
 
 
@@ -241,6 +243,21 @@ def rows_of(sparsity: float, rounds: int, clock: Callable[[], float]) -> list[di
     ]
 
 
+def readable(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """A line a sparsity: milliseconds of a step, and how many times faster than the dense network's ours is."""
+    lines = []
+    for sparsity in dict.fromkeys(row["sparsity"] for row in rows):
+        own = {row["contender"]: row for row in rows if row["sparsity"] == sparsity}
+        ours = own["sparse"]
+        line = {"sparsity": f"{sparsity:.0%}"}
+        line |= {f"{name}, ms": f"{own[name]['ms']:.2f}" for name in _SHOWN if name in own}
+        line["faster than dense"] = f"{ours['faster_than_dense']:.1f}"
+        if "sparselab" in own:
+            line["faster than the better of sparselab's"] = f"{ours['faster_than_best_of_sparselab']:.1f}"
+        lines.append(line)
+    return lines
+
+
 def main() -> None:
     """Time and report."""
     parser = command_line(__doc__)
@@ -265,6 +282,7 @@ def main() -> None:
         rounds=options.rounds,
         clock=options.clock,
         rows=rows,
+        table=readable(rows),
     )
 
 
