@@ -1,4 +1,8 @@
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # speed is for benchmarks; the first example may load a library
+settings.load_profile("untimed")
 
 WINE = """
 paper:

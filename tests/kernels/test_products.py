@@ -80,7 +80,7 @@ def test_any_structure_will_do(mask, pointers):
         Problem(mask, batch, pointers=pointers).check()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     batch=st.integers(0, 150),

@@ -74,7 +74,7 @@ def test_biases_activations_and_neurons_without_connections_are_as_they_are(empt
         check(chain(20, 30, 17, 4, bias=bias, relu=relu, empty=empty), torch.randn(batch, 20))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     widths=st.lists(st.integers(1, 90), min_size=2, max_size=5),
     batch=st.integers(0, 140),

@@ -76,7 +76,7 @@ def test_any_structure_gives_what_the_dense_layer_gives(mask):
     check_as_dense(masked(mask), torch.randn(6, mask.shape[1], dtype=torch.float64))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     sizes=st.tuples(st.integers(1, 30), st.integers(1, 30)),
     leading=st.lists(st.integers(0, 9), max_size=3),

@@ -16,7 +16,7 @@ def tensors(*lists):
     return [torch.tensor(values) for values in lists]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     places=st.sets(st.tuples(st.integers(0, 3), st.integers(0, 5))).flatmap(
         lambda places: st.permutations(sorted(places))

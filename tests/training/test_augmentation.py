@@ -52,7 +52,7 @@ def cases(draw):
     return augmentation, images.contiguous(memory_format=draw(st.sampled_from(ORDERS)))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(cases(), st.integers(0, 2**32))
 def test_every_batch_is_what_the_slow_reference_makes_of_the_same_draws(case, seed):
     augmentation, images = case

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used: they take half of the time of importing the package
 from numpy.typing import NDArray
-from scipy import special
 from torch import Tensor
 
 from lpsphere.geometry import check_exponent
@@ -91,8 +91,8 @@ def fit_shape(
     logs = _log_squares(rows)
     sizes = np.isfinite(logs).sum(-1)
     k = _fit_gamma_shape(_log_shares(logs), sizes)
-    information = float((sizes * (special.polygamma(1, k) - sizes * special.polygamma(1, sizes * k))).sum())
-    factor = math.exp(float(special.ndtri((1 + confidence) / 2)) / (k * math.sqrt(information)))
+    information = float((sizes * (scipy.special.polygamma(1, k) - sizes * scipy.special.polygamma(1, sizes * k))).sum())
+    factor = math.exp(float(scipy.special.ndtri((1 + confidence) / 2)) / (k * math.sqrt(information)))
 
     rng = np.random.default_rng(seed)
     part = _part(logs, rng)
@@ -124,7 +124,7 @@ def _log_squares(rows: Tensor | Array) -> Floats:
 
 
 def _log_shares(logs: Floats) -> Floats:
-    return np.asarray(logs - special.logsumexp(logs, axis=-1, keepdims=True))
+    return np.asarray(logs - scipy.special.logsumexp(logs, axis=-1, keepdims=True))
 
 
 def _fit_gamma_shape(log_shares: Floats, sizes: NDArray[np.int_]) -> float:
@@ -134,7 +134,7 @@ def _fit_gamma_shape(log_shares: Floats, sizes: NDArray[np.int_]) -> float:
 
     def score(u: float) -> float:
         k = math.exp(u)
-        return float((times * lengths * (special.psi(lengths * k) - special.psi(k))).sum()) + observed
+        return float((times * lengths * (scipy.special.psi(lengths * k) - scipy.special.psi(k))).sum()) + observed
 
     low, high = math.log(1e-12), math.log(1e10)
     if score(high) >= 0:
@@ -175,7 +175,7 @@ def _distance(logs: Floats) -> tuple[float, float]:
     x = log_shares[present]
     other = (np.repeat(sizes, sizes) - 1) * k
     # Far below 1 the lower tail of the Beta law is a power, and the share itself may underflow.
-    tail = np.exp(np.minimum(k * x - math.log(k) - special.betaln(k, other), 0))
-    u = np.sort(np.where(x < -500, tail, special.betainc(k, other, np.exp(x))))
+    tail = np.exp(np.minimum(k * x - math.log(k) - scipy.special.betaln(k, other), 0))
+    u = np.sort(np.where(x < -500, tail, scipy.special.betainc(k, other, np.exp(x))))
     steps = np.arange(len(u) + 1) / len(u)
     return float(np.maximum(steps[1:] - u, u - steps[:-1]).max()), k

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import overload
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used: they take half of the time of importing the package
 import torch
-from scipy import special
 from torch import Tensor
 
 from lpsphere.theory.arguments import (
@@ -269,7 +269,7 @@ def threshold_for_sparsity(s: float | Array, p: float | Array, shape: float = GA
         3.4
     """
     values, k = np.broadcast_arrays(between_0_and_1(s, "s, the weak fraction,"), gamma_shape(p, shape))
-    square = special.gammaincinv(k, values)
+    square = scipy.special.gammaincinv(k, values)
     lost = ~(square >= np.finfo(np.float64).tiny)
     if lost.any():
         exponent = 1 + first(k[lost]) / shape
@@ -288,7 +288,7 @@ def _expected(k: Floats, n: Floats) -> Floats:
 
 
 def _weak(k: Floats, tau: Floats) -> Floats:
-    return np.asarray(special.gammainc(k, tau**2 * k / (1 + delta(k))))
+    return np.asarray(scipy.special.gammainc(k, tau**2 * k / (1 + delta(k))))
 
 
 def _exponents(
