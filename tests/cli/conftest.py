@@ -35,3 +35,14 @@ def run_alone():
         return subprocess.run(command, capture_output=True, check=False).returncode
 
     return run
+
+
+@pytest.fixture
+def run_piped():
+    """Run a command line in a process of its own; returns its standard output, which is a pipe."""
+
+    def run(*words):
+        command = [sys.executable, "-m", "lpsphere", *map(str, words)]
+        return subprocess.run(command, capture_output=True, check=True, text=True, timeout=240).stdout
+
+    return run

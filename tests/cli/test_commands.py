@@ -106,6 +106,24 @@ def test_resume_keeps_the_settings_of_the_run(lpsphere):
     assert "--resume needs the run's folder" in err
 
 
+def test_trackers_are_named_on_the_command_line_and_go_with_the_run(lpsphere, tmp_path):
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    status, out, err = lpsphere("train", *QUICK, "--trackers", "tensorboard", "--out", "run")
+    assert (status, err) == (0, "")
+    assert "trackers  tensorboard" in out
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trackers"] == ["tensorboard"]
+    assert len(list((tmp_path / "run" / "trackers" / "lpsphere").glob("events.*"))) == 1
+    assert lpsphere("train", "--out", "run", "--resume", "--trackers", "")[0] == 0
+    assert lpsphere("train", *QUICK, "--out", "run", "--overwrite")[0] == 0
+    assert not (tmp_path / "run" / "trackers").exists()
+
+
+def test_an_unknown_tracker_is_named(lpsphere):
+    status, _, err = lpsphere("train", *QUICK, "--trackers", "tensorbord")
+    assert status == 2
+    assert "unknown tracker 'tensorbord': choose from" in err
+
+
 def test_bfloat16_trains_on_the_cpu(tmp_path, run_alone):
     status = run_alone("train", *QUICK, "--mixed-precision", "bf16", "--out", tmp_path / "run")
     assert status == 0

@@ -57,7 +57,7 @@ def settings(tmp_path_factory):
 @pytest.fixture(scope="module")
 def together(settings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
-    code, output = train("--config", settings, "--out", folder / "run")
+    code, output = train("--config", settings, "--out", folder / "run", "--trackers", "tensorboard")
     assert code == 0, output
     return folder / "run", output
 
@@ -87,6 +87,7 @@ def test_two_processes_write_once_and_train_as_one_does(together, tmp_path):
     folder, output = together
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["processes"] == 2
+    assert len(list(folder.glob("trackers/lpsphere/events.*"))) == 1
     assert output.count("epoch 4/4") == output.count("test accuracy  ") == 1
     again = evaluate_run(folder)
     assert again["test_accuracy"] == pytest.approx(summary["test_accuracy"])

@@ -36,6 +36,18 @@ def test_what_was_resumed_is_what_was_never_interrupted(tmp_path, capsys):
         torch.testing.assert_close(found, expected, rtol=0, atol=0, msg=name)
 
 
+def test_a_table_in_a_pipeline_of_scikit_learn(capsys, monkeypatch):
+    found = run("sklearn_tables", monkeypatch=monkeypatch)
+    out = capsys.readouterr().out
+    assert out.count("on the folds") == 3
+    assert "proline" in out
+    assert "the same after pickling: True" in out
+    assert found["best"][-1].sparsity_ == pytest.approx(
+        found["search"].best_params_["lpsphereclassifier__sparsity"], abs=1e-3
+    )
+    assert last_number(out) > 0.9
+
+
 @pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="needs the extra lightning")
 def test_lightning(capsys, monkeypatch):
     run("lightning_digits", monkeypatch=monkeypatch)

@@ -6,7 +6,7 @@ from lpsphere.training.config import TrainConfig, value_of
 
 
 def test_a_configuration_survives_the_way_through_yaml(tmp_path):
-    config = TrainConfig(data="wine", hidden=(32, 16), radius="init", every=7, lr=0.02, nesterov=False)
+    config = TrainConfig(data="wine", hidden=(32, 16), radius="init", every=7, lr=0.02, trackers=("tensorboard",))
     path = tmp_path / "config.yaml"
     path.write_text(config.to_yaml())
     assert TrainConfig.load(path) == config
@@ -55,6 +55,8 @@ def test_a_value_that_is_not_allowed_is_named(values, message):
         ({"hidden": [64, "x"]}, "hidden must be a list of whole numbers, got (64, 'x')"),
         ({"radius": "big"}, "radius must be a number or 'init', got 'big'"),
         ({"nesterov": 1}, "nesterov must be true or false, got 1"),
+        ({"hidden": []}, "hidden must be a list of whole numbers, got ()"),
+        ({"trackers": "tensorboard"}, "trackers must be a list of names, got 'tensorboard'"),
         ({"every": "often"}, "every must be a whole number or nothing, got 'often'"),
     ],
 )

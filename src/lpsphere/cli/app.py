@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -18,14 +19,16 @@ from lpsphere.cli import words
 from lpsphere.cli.compare import compare
 from lpsphere.cli.export import export
 from lpsphere.cli.predict import predict
+from lpsphere.cli.progress import training_progress
 from lpsphere.cli.reproduce import reproduce
-from lpsphere.cli.show import describe_run, show_result, training_progress
+from lpsphere.cli.show import describe_run, show_result
 from lpsphere.cli.study import study
 from lpsphere.cli.words import DATA, METHOD, RUN, TRAINING, console
 from lpsphere.report import write_report
 from lpsphere.training import Interrupted, TrainConfig, Trainer, evaluate_run
 from lpsphere.training.config import changes
 from lpsphere.training.files import remove_folder
+from lpsphere.training.trackers import FOLDER
 
 __all__ = ["app", "main"]
 
@@ -40,6 +43,7 @@ app = typer.Typer(
 )
 _RUNS = Path("runs")
 _FILES = ("history.jsonl", "summary.json", "model.safetensors", "report.html", "config.yaml")
+_FOLDERS = ("checkpoints", FOLDER)
 
 
 @app.command()
@@ -146,6 +150,17 @@ def train(
         typer.Option(help="no, bf16, fp16, or auto: bf16 where it is native. [default: no]", rich_help_panel=TRAINING),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all]", rich_help_panel=TRAINING)] = None,
+    trackers: Annotated[
+        str | None,
+        typer.Option(
+            help="Experiment trackers that are told all that training shows, such as tensorboard or tensorboard,wandb; "
+            "each needs its package.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    progress: Annotated[
+        bool, typer.Option("--progress/--no-progress", help="Show how training goes on.", rich_help_panel=RUN)
+    ] = True,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -206,13 +221,14 @@ def train(
         "device": device,
         "mixed_precision": mixed_precision,
         "threads": threads,
+        "trackers": None if trackers is None else words.names(trackers),
     }
     chosen = {name: value for name, value in given.items() if value is not None} | words.settings(settings or [])
     folder, run = _run(chosen, config, out, resume, overwrite)
     trainer = Trainer(run, folder, resume=resume, command=words.command_line())
     console.print(describe_run(trainer))
     try:
-        with training_progress(console, trainer) as on_step:
+        with training_progress(console, trainer) if progress else nullcontext() as on_step:
             result = trainer.fit(on_step)
     except Interrupted as reason:
         console.print(
@@ -279,7 +295,8 @@ def _run(
             f"{folder} holds a run: continue it with --resume, replace it with --overwrite, or give another --out"
         )
     if words.process() == 0:
-        remove_folder(folder / "checkpoints")
+        for name in _FOLDERS:
+            remove_folder(folder / name)
         for name in _FILES:
             (folder / name).unlink(missing_ok=True)
     return folder, run

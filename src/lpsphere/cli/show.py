@@ -1,23 +1,19 @@
-"""What the command line prints: the run before, progress during, the outcome after."""
+"""What the command line prints: the run before it, the outcome after."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from lpsphere.neurons import select
-from lpsphere.training import Progress, Trainer
+from lpsphere.training import Trainer
 from lpsphere.training.setup import sphere_groups
 
-__all__ = ["describe_run", "show_result", "show_table", "training_progress"]
+__all__ = ["describe_run", "show_result", "show_table"]
 
 
 def describe_run(trainer: Trainer) -> Table:
@@ -52,39 +48,11 @@ def describe_run(trainer: Trainer) -> Table:
         "training", f"{config.epochs} epochs, {trainer.total_steps:,} steps of {trainer.batch_size}, seed {config.seed}"
     )
     table.add_row("folder", str(trainer.folder))
+    if config.trackers:
+        table.add_row("trackers", ", ".join(config.trackers))
     if trainer.step:
         table.add_row("resumed", f"after step {trainer.step:,}")
     return table
-
-
-@contextmanager
-def training_progress(console: Console, trainer: Trainer) -> Iterator[Callable[[Progress], None]]:
-    """A bar on a terminal, a line an epoch elsewhere; yields what to call after each step."""
-    if not console.is_terminal:
-        yield lambda progress: console.print(_line(progress), soft_wrap=True) if progress.row else None
-        return
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=console) as bar:
-        config = trainer.config
-        task = bar.add_task("", total=trainer.total_steps, completed=trainer.step, epoch=f"0/{config.epochs}", state="")
-        scores = ""
-
-        def update(progress: Progress) -> None:
-            nonlocal scores
-            if progress.row:
-                scores = _scores(progress.row)
-            state = f"{scores}  sparsity {progress.sparsity:.3f}"
-            bar.update(task, completed=progress.step, epoch=f"{progress.epoch}/{progress.epochs}", state=state)
-
-        yield update
 
 
 def show_result(console: Console, result: dict[str, Any], report: Path) -> None:
@@ -110,15 +78,3 @@ def show_table(console: Console, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
     console.print(table)
-
-
-def _scores(row: dict[str, Any]) -> str:
-    metric = "R2" if "test_r2" in row else "accuracy"
-    value = row.get("test_r2", row.get("test_accuracy"))
-    return f"loss {row['train_loss']:.4f}  test {metric} {value:.4f}"
-
-
-def _line(progress: Progress) -> str:
-    assert progress.row is not None
-    epoch = f"epoch {progress.epoch}/{progress.epochs}"
-    return f"{epoch}  {_scores(progress.row)}  sparsity {progress.sparsity:.4f}  {progress.row['seconds']:.1f} s"

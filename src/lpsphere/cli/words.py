@@ -25,6 +25,7 @@ __all__ = [
     "exponent",
     "exponents",
     "fractions",
+    "names",
     "numbers",
     "process",
     "settings",
@@ -37,7 +38,9 @@ def process() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-console = Console(quiet=process() > 0)
+console = Console(quiet=process() > 0, force_interactive=None if sys.stdout.isatty() else False)
+"""Colours may be forced upon a log (FORCE_COLOR), a bar that is drawn over and over may not."""
+
 DATA = "Data"
 METHOD = "Method"
 TRAINING = "Training"
@@ -114,6 +117,11 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise ValueError(f"{option} takes whole numbers separated by commas, such as 256,256; got {text!r}") from error
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names from a text such as "tensorboard,wandb"; none from an empty one."""
+    return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
 def settings(entries: list[str], option: str = "--set") -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lpsphere.training.learning_rate import SCHEDULES
 
 __all__ = ["MAY_CHANGE", "TrainConfig", "changes", "value_of"]
 
-MAY_CHANGE = frozenset({"device", "threads", "checkpoint_every", "data_dir"})
+MAY_CHANGE = frozenset({"device", "threads", "checkpoint_every", "data_dir", "trackers"})
 """Settings that a run may go on with others of: what it computes stays the same, but for the rounding of a device."""
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -89,6 +89,8 @@ class TrainConfig:
         compile: Train with `torch.compile`, which pays on CUDA: steps take less time, after a slow first one.
         threads: CPU threads; None: torch's choice.
         checkpoint_every: Epochs between checkpoints.
+        trackers: What else is told the run's settings, history and result, by the names that Accelerate has for them,
+            such as ("tensorboard",); each needs its package.
     """
 
     data: str = "digits"
@@ -146,6 +148,7 @@ class TrainConfig:
     compile: bool = False
     threads: int | None = None
     checkpoint_every: int = 1
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(TrainConfig)
@@ -254,7 +257,9 @@ def _fits(value: object, hint: Any) -> bool:
     if origin is Literal:
         return value in arguments
     if origin is tuple:
-        return isinstance(value, tuple) and len(value) > 0 and all(_fits(item, arguments[0]) for item in value)
+        if not isinstance(value, tuple) or not (value or arguments[0] is str):
+            return False
+        return all(_fits(item, arguments[0]) for item in value)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -269,6 +274,6 @@ def _describe(hint: Any) -> str:
     if origin is Literal:
         return " or ".join(repr(argument) for argument in arguments)
     if origin is tuple:
-        return "a list of whole numbers"
+        return "a list of whole numbers" if arguments[0] is int else "a list of names"
     names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false", type(None): "nothing"}
     return names[hint]

@@ -1,7 +1,8 @@
 """Training from a configuration: data, network, optimizer and topology in; a run's folder out.
 
-The folder holds config.yaml, history.jsonl, checkpoints/ and, at the end, model.safetensors and summary.json. Every
-file in it is complete at any moment; training continues from the newest checkpoint, on a CPU bit for bit.
+The folder holds config.yaml, history.jsonl, checkpoints/ and, at the end, model.safetensors and summary.json, beside
+what trackers keep. Every file but theirs is complete at any moment; training continues from the newest checkpoint, on a
+CPU bit for bit.
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -41,6 +40,8 @@ from lpsphere.training.learning_rate import SCHEDULES, set_learning_rates
 from lpsphere.training.parts import WHOLE, Parts, keep_names_plain
 from lpsphere.training.record import versions
 from lpsphere.training.setup import load_data, make_optimizer, make_topology, model_config, precision
+from lpsphere.training.stopping import stop_signal
+from lpsphere.training.trackers import Trackers, tracker_settings
 
 __all__ = ["Interrupted", "Progress", "Trainer"]
 
@@ -101,6 +102,7 @@ class Trainer:
     Raises:
         OSError: If the folder cannot be written to.
         ValueError: If the data or the settings do not fit, or the folder's checkpoint is another network's.
+        ModuleNotFoundError: If the package of a tracker is missing.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         set_seed(config.seed)
-        self.accelerator = _accelerator(config)  # from here on there are other processes, if there are any
+        self.accelerator = _accelerator(config, folder)  # from here on there are other processes, if there are any
         if self.is_main:
             prepare_folder(folder)
         self.data = load_data(config) if data is None else data
@@ -149,6 +151,7 @@ class Trainer:
         checkpoint = newest_checkpoint(folder, model) if resume else None
         if checkpoint is not None:
             self.accelerator.load_state(str(checkpoint))
+        self.trackers = Trackers(self.accelerator, config, folder, self._layers)
         if self.is_main:
             replace_text(folder / "config.yaml", config.to_yaml())
 
@@ -177,10 +180,11 @@ class Trainer:
             FloatingPointError: If the loss is not finite at the end of an epoch.
         """
         report = on_step or (lambda progress: None)
-        with _stop_signal() as self._stopping:
-            while self.state.epoch < self.config.epochs:
-                self._epoch(report)
-        return self._finish()
+        with self.trackers.running(self.step, self.total_steps):
+            with stop_signal() as self._stopping:
+                while self.state.epoch < self.config.epochs:
+                    self._epoch(report)
+            return self._finish()
 
     def stop(self) -> None:
         """Stop as after Ctrl-C: once the step under way is done and saved. For ``on_step`` to call."""
@@ -295,6 +299,7 @@ class Trainer:
         rows.sort(key=lambda row: row["step"])
         text = "".join(json.dumps(row) + "\n" for row in rows)
         replace_text(self.folder / "history.jsonl", text)
+        self.trackers.log(rows)
 
     def _save(self) -> None:
         self._write_history()
@@ -304,14 +309,18 @@ class Trainer:
     def _finish(self) -> dict[str, Any]:
         if self.average is not None:
             take_average(self.model, self.average, self._another_epoch())
-        table = summary(self.plain_model, self.optimizer, include_last=self.config.include_last)
+        table = self._layers()
         if self.topology is not None:
             self.topology.finalize()
         result = self._summary(table)
         if self.is_main:
             save_model(self.folder / "model.safetensors", self.plain_model)
             replace_text(self.folder / "summary.json", json.dumps(result, indent=1) + "\n")
+            self.trackers.log_result(result, self.step)
         return result
+
+    def _layers(self) -> Summary:
+        return summary(self.plain_model, self.optimizer, include_last=self.config.include_last)
 
     def _another_epoch(self) -> Iterator[Tensor]:
         """The inputs of the epoch that would come next."""
@@ -360,38 +369,13 @@ class Trainer:
         }
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
-    cuda = _wants_cuda(config)
+def _accelerator(config: TrainConfig, folder: Path) -> Accelerator:
+    cuda, trackers = _wants_cuda(config), tracker_settings(config, folder)
     AcceleratorState._reset_state(reset_partial_state=True)  # or a process has one device and precision for all runs
-    return Accelerator(cpu=not cuda, mixed_precision=precision(config, cuda))
+    return Accelerator(cpu=not cuda, mixed_precision=precision(config, cuda), **trackers)
 
 
 def _wants_cuda(config: TrainConfig) -> bool:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, but torch sees no CUDA device: use --device cpu")
     return config.device != "cpu" and torch.cuda.is_available()
-
-
-@contextmanager
-def _stop_signal() -> Iterator[list[int]]:
-    """A list that is empty until SIGINT or SIGTERM arrives; a second signal acts as if this were not here."""
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        restore()
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, handle)
-    except ValueError:  # not in the main thread, where signals cannot be caught
-        pass
-    try:
-        yield received
-    finally:
-        restore()
