@@ -1,6 +1,9 @@
 """Functions run in several processes at once, which cannot hang: each run has a deadline, each collective a timeout."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -46,3 +49,26 @@ def run(count: int, folder: Path, function: Callable[..., Any], *arguments: Any)
             if process.is_alive():
                 process.kill()
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(count)]
+
+
+def torchrun(*arguments: Any, count: int = 2) -> subprocess.Popen[str]:
+    """A started torchrun with so many processes, in a session of its own."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    return subprocess.Popen(
+        [*command, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its output, when it has ended; all of its processes are gone then."""
+    try:
+        output, _ = process.communicate(timeout=SECONDS)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, output

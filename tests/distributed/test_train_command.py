@@ -1,15 +1,13 @@
 """``lpsphere train`` under torchrun: each process takes its part of every batch, one writes."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import finish, torchrun
 from safetensors.torch import load_file
 
 from lpsphere.training import TrainConfig, Trainer, evaluate_run
@@ -19,28 +17,6 @@ SMALL = TrainConfig(
     hidden=(32, 32), epochs=4, device="cpu", norm=False, radius="init", method="rigl", every=10, threads=1
 )
 SECONDS = 240
-
-
-def torchrun(*arguments, count=2):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    return subprocess.Popen(
-        [*command, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-    )
-
-
-def finish(process):
-    """Its output, when it has ended; all of its processes are gone then."""
-    try:
-        output, _ = process.communicate(timeout=SECONDS)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, output
 
 
 def train(*arguments, count=2):
