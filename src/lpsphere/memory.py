@@ -1,13 +1,37 @@
-"""Giving freed memory back to the system, which the C library would keep for later."""
+"""Large temporaries whose memory goes back to the system, instead of being kept by the C library for later."""
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-__all__ = ["give_back"]
+import torch
+from torch import Tensor
+
+__all__ = ["give_back", "joined", "scratch"]
+
+
+def scratch(count: int, dtype: torch.dtype) -> Tensor:
+    """Room for so many numbers, shape (count,), zeros on the CPU: for large temporaries that are let go soon.
+
+    It is of pages of its own, which go back at once, where the C library's heap would grow for it and stay so.
+    """
+    if count == 0:
+        return torch.empty(0, dtype=dtype)
+    return torch.frombuffer(mmap.mmap(-1, count * dtype.itemsize), dtype=dtype, count=count)
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """``torch.cat`` of tensors of one dimension, in `scratch` where they are on the CPU."""
+    kind = tensors[0].dtype
+    if not all(tensor.is_cpu and tensor.dtype == kind for tensor in tensors):
+        return torch.cat(list(tensors))
+    together = scratch(sum(map(len, tensors)), kind)
+    return torch.cat(list(tensors), out=together)
 
 
 def give_back() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from lpsphere.distributed import processes, rows_of
+from lpsphere.memory import joined
 from lpsphere.neurons import LpSphereWarning, NeuronWeight, Rule, select
 from lpsphere.topology.agreement import broadcast_again, check_sharded, keep_from_broadcast
 from lpsphere.topology.checks import (
@@ -384,7 +385,7 @@ class Topology(SharedSteps):
         for exchange in those:
             of_layers.append(exchange.candidates().to(device))
             self._give_back()
-        lengths, candidates = [len(scores) for scores in of_layers], torch.cat(of_layers)
+        lengths, candidates = [len(scores) for scores in of_layers], joined(of_layers)
         del of_layers
         drops, grows = self.budget(self.schedule.progress(self._step), counts, candidates)
         dropped = self._lowest([exchange.neuron for exchange in those], candidates, lengths, drops)
@@ -407,7 +408,7 @@ class Topology(SharedSteps):
         device = those[0].neuron.weight.device
         of_layers = [-exchange.openings().to(device) for exchange in those]
         lengths = [len(scores) for scores in of_layers]
-        grown = self._lowest([exchange.neuron for exchange in those], torch.cat(of_layers), lengths, count)
+        grown = self._lowest([exchange.neuron for exchange in those], joined(of_layers), lengths, count)
         for exchange, chosen in zip(those, grown.split(lengths), strict=True):
             exchange.grow(chosen)
         self._give_back()

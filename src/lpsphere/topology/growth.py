@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from lpsphere.memory import scratch
 from lpsphere.neurons import NeuronWeight
 
 __all__ = ["LARGE", "Best", "FactoredGradient", "Gradient", "Grower", "absent_from", "offer_openings", "random_places"]
@@ -97,7 +98,7 @@ class Best:
         self.count = count
         self._least = -1.0 if count else torch.inf  # from now on only what is larger can be among them
         room = count + max(count // 4, _SPARE) if count else 0
-        self._scores, self._places = torch.empty(room, dtype=dtype), torch.empty(room, dtype=torch.int64)
+        self._scores, self._places = scratch(room, dtype), scratch(room, torch.int64)
         self._filled = 0
 
     def offer(self, scores: Tensor, first: int, taken: Tensor | None = None) -> None:
@@ -140,11 +141,12 @@ class Best:
 
         if not self.count or self._filled < self.count:
             return
-        sizes = self._scores[: self._filled].abs().numpy()
+        scores = self._scores[: self._filled]
+        sizes = torch.abs(scores, out=scratch(self._filled, scores.dtype)).numpy()
         sizes.partition(self._filled - self.count)
         self._least = float(sizes[self._filled - self.count])
         ties = self.count - int((sizes > self._least).sum())
-        keep_above(self._scores[: self._filled].numpy(), self._places.numpy(), self._least, ties)
+        keep_above(scores.numpy(), self._places.numpy(), self._least, ties)
         self._filled = self.count
 
 

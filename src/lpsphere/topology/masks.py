@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lpsphere.distributed import as_shared, local
+from lpsphere.memory import scratch
 from lpsphere.neurons import NeuronWeight
 
 __all__ = [
@@ -89,7 +90,7 @@ def lowest(scores: Tensor, count: int) -> Tensor:
 
 def _kth_smallest(scores: Tensor, k: int) -> Tensor:
     if scores.is_cpu and scores.dtype in (torch.float32, torch.float64):
-        copy = scores.detach().clone().numpy()
+        copy = scratch(len(scores), scores.dtype).copy_(scores).numpy()
         copy.partition(k - 1)  # a fraction of the memory of topk's pairs, and of its time
         return torch.as_tensor(copy[k - 1])
     return scores.topk(k, largest=False, sorted=False).values.amax()  # kthvalue, also where deterministic

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from lpsphere.geometry import row_sums, spread
-from lpsphere.memory import give_back
+from lpsphere.memory import give_back, scratch
 from lpsphere.neurons import NeuronWeight, SegmentLayout, SparseLayer
 from lpsphere.topology.growth import absent_from
 
@@ -50,8 +50,11 @@ def places_of(neuron: NeuronWeight) -> Tensor:
 
 
 def _places(pointers: Tensor, columns: Tensor, fan_in: int) -> Tensor:
-    rows = torch.arange(len(pointers) - 1, device=pointers.device)
-    return rows.mul_(fan_in).repeat_interleave(pointers.diff()).add_(columns)
+    starts = torch.arange(len(pointers) - 1, device=pointers.device).mul_(fan_in)
+    if not columns.is_cpu:
+        return starts.repeat_interleave(pointers.diff()).add_(columns)
+    rows = torch.arange(len(starts), dtype=torch.int32).repeat_interleave(pointers.diff())
+    return torch.index_select(starts, 0, rows, out=scratch(len(columns), torch.int64)).add_(columns)
 
 
 def sparse_mask(neuron: NeuronWeight) -> Tensor:
