@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
-    {"distributed", "files", "geometry", "kernels", "text", "theory"},
+    {"distributed", "files", "geometry", "kernels", "memory", "text", "theory"},
     {"neurons", "groups", "metrics", "prediction", "flops"},
     {"optim", "topology"},
     {"sparse"},

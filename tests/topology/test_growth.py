@@ -5,20 +5,26 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from lpsphere.neurons import select
 from lpsphere.sparse import SparseLinear
 from lpsphere.topology import growth
-from lpsphere.topology.growth import Best, FactoredGradient, absent_from, best_openings, random_places
+from lpsphere.topology.growth import Best, FactoredGradient, absent_from, offer_openings, random_places
 from lpsphere.topology.masks import lowest, random_units
 from lpsphere.topology.places import places_of
 
 
 def neuron_of(neurons, fan_in, sparsity=0.5):
     return select(nn.Sequential(SparseLinear(fan_in, neurons, sparsity=sparsity), nn.Linear(neurons, 2)))[0]
+
+
+def best_openings(method, neuron, gradient, count, taken, dtype=torch.float32):
+    best = Best(count, dtype)
+    offer_openings(best, method, neuron, gradient, taken)
+    return best.result()
 
 
 class ByGradient:
@@ -43,6 +49,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(growth, "BLOCK", 20)
 
 
+@settings(deadline=None)  # the first call compiles
 @given(
     scores=st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.5, math.inf, math.nan]), max_size=40),
     cuts=st.lists(st.integers(0, 40), max_size=5),
@@ -52,7 +59,7 @@ def test_the_best_of_blocks_are_the_best_of_all_ties_by_place(scores, cuts, data
     all_scores = torch.tensor(scores)
     comparable = all_scores[~all_scores.isnan()]
     count = data.draw(st.integers(0, len(comparable)))
-    best = Best(count, len(scores) + 1)
+    best = Best(count)
     ends = sorted({0, len(scores), *(cut for cut in cuts if cut < len(scores))})
     for start, stop in itertools.pairwise(ends):
         best.offer(all_scores[start:stop], start)

@@ -81,6 +81,9 @@ class SparseLayer(Protocol):
     def set_structure(self, rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
         """Exchange the connections; returns the order in which they are kept."""
 
+    def forget_index(self) -> None:
+        """Free what is made from the structure, and can be made again."""
+
     def keep_factors(self, keep: bool) -> None:
         """Whether the backward passes from now on shall keep the factors of the dense gradient."""
 

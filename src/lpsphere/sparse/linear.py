@@ -121,15 +121,16 @@ class SparseLinear(nn.Module):
         connections = count_connections(in_features, out_features, sparsity)
         with torch.device("cpu"):
             generator = torch.default_generator if seed is None else torch.Generator().manual_seed(seed)
-            rows, columns = draw_connections(in_features, out_features, connections, generator)
-            pointers = pointers_of(rows, out_features)
-            reach = pointers.diff().rsqrt()  # as in nn.Linear: uniform up to the inverse root of the fan-in
-            values = (2 * torch.rand(connections, generator=generator) - 1) * reach[rows]
+            pointers, columns = draw_connections(in_features, out_features, connections, generator)
+            fan_ins = pointers.diff()
+            reach = fan_ins.rsqrt()  # as in nn.Linear: uniform up to the inverse root of the fan-in
+            values = torch.rand(connections, generator=generator).mul_(2).sub_(1)
+            values *= reach.repeat_interleave(fan_ins)
             biases = (2 * torch.rand(out_features, generator=generator) - 1) * reach if bias else None
         self._set_up(
             in_features,
             pointers.to(device),
-            columns.to(device, torch.int32),
+            columns.to(device),
             values.to(device, dtype),
             None if biases is None else biases.to(device, dtype),
         )
@@ -243,6 +244,10 @@ class SparseLinear(nn.Module):
         dys, xs = zip(*self._factors, strict=True)
         return torch.cat(dys, 1), torch.cat(xs, 1)
 
+    def forget_index(self) -> None:
+        """Free what the products need beside the buffers, as much memory as twice the weights; made again at need."""
+        self._indexed, self._direct = None, None
+
     @torch.no_grad()
     def set_structure(self, rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
         """Replace the connections, in place: ``weight`` stays the same Parameter; its gradient is discarded.
@@ -263,20 +268,19 @@ class SparseLinear(nn.Module):
         if not isinstance(values, Tensor) or not values.is_floating_point():
             given = values.dtype if isinstance(values, Tensor) else type(values).__name__
             raise TypeError(f"values must be a floating-point tensor, got {given}")
-        places, order = order_connections(rows, columns, self.in_features, self.out_features)
-        if values.shape != places.shape:
+        rows, columns, order = order_connections(rows, columns, self.in_features, self.out_features)
+        if values.shape != rows.shape:
             raise ValueError(
-                f"values must have one weight a connection, shape {tuple(places.shape)}, got {tuple(values.shape)}"
+                f"values must have one weight a connection, shape {tuple(rows.shape)}, got {tuple(values.shape)}"
             )
-        device = self.weight.device
-        values = values[order.to(values.device)].to(self.weight, copy=True)
-        places = places.to(device)
-        self._resize(places.numel())
-        self._indexed = None  # it takes as much memory as the weights
+        values = values.clone() if order is None else values[order.to(values.device)]
+        pointers = pointers_of(rows, self.out_features)
+        self._resize(len(values))
+        self.forget_index()
         self.weight.copy_(values)
-        self.row_pointers.copy_(pointers_of(places // self.in_features, self.out_features))
-        self.columns.copy_(places % self.in_features)
-        return order
+        self.row_pointers.copy_(pointers)
+        self.columns.copy_(columns)
+        return torch.arange(len(values), device=rows.device) if order is None else order
 
     def _resize(self, connections: int) -> None:
         """Room for so many connections in the same Parameter; what is in it is undefined."""

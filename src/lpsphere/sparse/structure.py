@@ -10,6 +10,8 @@ from torch import Tensor
 __all__ = ["check_saved_structure", "count_connections", "draw_connections", "order_connections", "pointers_of"]
 
 LARGEST = 2**31 - 1
+_DRAWN = 2**15
+"""Connections that are drawn at a time, or those of one neuron."""
 
 
 def count_connections(in_features: int, out_features: int, sparsity: object) -> int:
@@ -49,33 +51,41 @@ def draw_connections(
         generator: Where the randomness comes from, on the CPU.
 
     Returns:
-        rows and columns, int64, shape (connections,), ascending; on the CPU.
+        Row pointers, shape (out_features + 1,), and columns, shape (connections,), ascending within a neuron; int32,
+        on the CPU.
     """
     fan_ins = torch.full((out_features,), connections // out_features)
     fan_ins[torch.randperm(out_features, generator=generator)[: connections % out_features]] += 1
+    pointers = torch.zeros(out_features + 1, dtype=torch.int32)
+    pointers[1:] = fan_ins.cumsum(0)
     if 2 * connections <= in_features * out_features:
-        places = _draw(fan_ins, in_features, generator)
-    else:  # those that are missing are the fewer, and a mask is no larger than what is asked for
-        absent = _draw(in_features - fan_ins, in_features, generator)
-        mask = torch.ones(in_features * out_features, dtype=torch.bool)
-        mask[absent] = False
-        places = mask.nonzero().flatten()
-    return places // in_features, places % in_features
+        return pointers, torch.cat(_draw(fan_ins, in_features, generator))
+    mask = torch.ones((out_features, in_features), dtype=torch.bool)  # no larger than what is asked for
+    absent = in_features - fan_ins  # those that are missing are the fewer
+    mask[torch.arange(out_features).repeat_interleave(absent), torch.cat(_draw(absent, in_features, generator))] = False
+    return pointers, mask.nonzero()[:, 1].int()
 
 
-def _draw(fan_ins: Tensor, in_features: int, generator: torch.Generator) -> Tensor:
-    """Places, row * in_features + column, ascending, with ``fan_ins`` in each row; quick while rows are half empty.
+def _draw(fan_ins: Tensor, in_features: int, generator: torch.Generator) -> list[Tensor]:
+    """Columns, ascending in each row, with ``fan_ins`` in each; quick while rows are half empty.
 
-    What a row lacks is drawn until it has enough, and no feature is preferred: every set of its size is as likely.
+    What a row lacks is drawn until it has enough, and no feature is preferred: every set of its size is as likely. A
+    block of rows at a time, so that little is needed beside the result: int32, a tensor for each block.
     """
-    rows, missing = torch.arange(fan_ins.numel()), fan_ins
-    places = torch.empty(0, dtype=torch.int64)
-    while int(missing.sum()):
-        row = rows.repeat_interleave(missing)
-        drawn = row * in_features + torch.randint(in_features, (row.numel(),), generator=generator)
-        places = torch.unique(torch.cat([places, drawn]))
-        missing = fan_ins - (places // in_features).bincount(minlength=fan_ins.numel())
-    return places
+    rows = max(1, _DRAWN // max(1, int(fan_ins.max())))
+    blocks = list(fan_ins.split(rows))
+    found = [torch.empty(0, dtype=torch.int32) for _ in blocks]
+    missing = list(blocks)
+    while any(bool(lacking.any()) for lacking in missing):
+        for i, (wanted, lacking) in enumerate(zip(blocks, missing, strict=True)):
+            first = torch.arange(len(wanted)) * in_features
+            old = first.repeat_interleave(wanted - lacking) + found[i]
+            drawn = first.repeat_interleave(lacking)
+            drawn += torch.randint(in_features, drawn.shape, generator=generator)
+            places = torch.unique(torch.cat([old, drawn]))
+            missing[i] = wanted - (places // in_features).bincount(minlength=len(wanted))
+            found[i] = (places % in_features).int()
+    return found
 
 
 def pointers_of(rows: Tensor, out_features: int) -> Tensor:
@@ -83,8 +93,10 @@ def pointers_of(rows: Tensor, out_features: int) -> Tensor:
     return torch.searchsorted(rows, torch.arange(out_features + 1, device=rows.device), out_int32=True)
 
 
-def order_connections(rows: Tensor, columns: Tensor, in_features: int, out_features: int) -> tuple[Tensor, Tensor]:
-    """The places of connections, row * in_features + column, ascending; and their order in what was given.
+def order_connections(
+    rows: Tensor, columns: Tensor, in_features: int, out_features: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Connections in ascending order, neuron by neuron; and their order in what was given.
 
     Args:
         rows: Neurons, integers of shape (connections,), in any order.
@@ -93,7 +105,8 @@ def order_connections(rows: Tensor, columns: Tensor, in_features: int, out_featu
         out_features: Number of neurons.
 
     Returns:
-        int64, each of shape (connections,).
+        rows, columns and order, integers, each of shape (connections,); the order is None where what was given
+        ascends already.
 
     Raises:
         TypeError: If rows or columns are not integer tensors.
@@ -107,12 +120,16 @@ def order_connections(rows: Tensor, columns: Tensor, in_features: int, out_featu
         )
     if rows.numel() > LARGEST:
         raise ValueError(f"a layer can have {LARGEST} connections, got {rows.numel()}")
-    places, order = (rows.long() * in_features + columns.to(rows.device)).sort()
+    columns = columns.to(rows.device)
+    before, after = rows[:-1], rows[1:]
+    if bool(((before < after) | ((before == after) & (columns[:-1] < columns[1:]))).all()):
+        return rows, columns, None
+    places, order = rows.long().mul(in_features).add_(columns).sort()
     repeated = places[1:] == places[:-1]
     if bool(repeated.any()):
         row, column = divmod(int(places[1:][repeated][0]), in_features)
         raise ValueError(f"the connection from feature {column} to neuron {row} is given twice: give each once")
-    return places, order
+    return places // in_features, places % in_features, order
 
 
 def _check_indices(name: str, indices: object, size: int) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from lpsphere.distributed import processes, rows_of
+from lpsphere.memory import joined
 from lpsphere.neurons import LpSphereWarning, NeuronWeight, Rule, select
 from lpsphere.topology.agreement import broadcast_again, check_sharded, keep_from_broadcast
 from lpsphere.topology.checks import (
@@ -36,9 +37,10 @@ from lpsphere.topology.counts import Event, Pool
 from lpsphere.topology.distributions import check_distribution
 from lpsphere.topology.exchange import Exchange, MaskExchange, PlaceExchange
 from lpsphere.topology.granularity import Granularity
-from lpsphere.topology.growth import Gradient, absent_from
+from lpsphere.topology.growth import Best, Gradient
 from lpsphere.topology.masks import drop_mask, set_mask
 from lpsphere.topology.places import (
+    Reconnection,
     fresh_values,
     has_places,
     places_of,
@@ -145,6 +147,8 @@ class Topology(SharedSteps):
         )
         self.check_start(1 - sum(self._starts) / sum(map(self.granularity.units, self.layers)))
         for neuron, connections in zip(self.layers, found, strict=True):
+            if connections is None:
+                continue  # the layer keeps those that it has
             if has_places(neuron):
                 self._place_first(neuron, connections, seed)
             else:
@@ -153,7 +157,9 @@ class Topology(SharedSteps):
         self.initial_sparsity = self.sparsity
         keep_from_broadcast(model, self._mask_names, processes() > 1)
         self._attach()
-        self._compare(Topology.state_dict(self))  # a subclass may not be complete yet
+        if processes() > 1:
+            self._compare(Topology.state_dict(self))  # a subclass may not be complete yet
+        self._give_back()
 
     # What a method decides.
 
@@ -330,8 +336,12 @@ class Topology(SharedSteps):
         return self.model
 
     def _update(self, gradients: list[Gradient | None]) -> None:
+        self._give_back()
         exchanges, threshold = self._exchange(gradients)
-        changes = [self._carry_out(neuron, exchanges.get(i)) for i, neuron in enumerate(self.layers)]
+        changes = []
+        for i, neuron in enumerate(self.layers):
+            changes.append(self._carry_out(neuron, exchanges.pop(i, None)))
+            self._give_back()
         counts = self.totals([count for change in zip(*changes, strict=True) for count in change])
         names = [neuron.name for neuron in self.layers]
         dropped = dict(zip(names, counts[: len(names)], strict=True))
@@ -343,7 +353,10 @@ class Topology(SharedSteps):
             function(event)
 
     def _exchange(self, gradients: list[Gradient | None]) -> tuple[dict[int, Exchange], float]:
-        """What each layer, by index, gives up and gets, if it is not left alone; and the largest score dropped."""
+        """What each layer, by index, gives up and gets, if it is not left alone; and the largest score dropped.
+
+        Gradients are taken out of the list when they are no longer needed.
+        """
         exchanges: dict[int, Exchange] = {}
         largest = 0.0
         for pool in self._pools():
@@ -355,7 +368,9 @@ class Topology(SharedSteps):
                 pool, counts = moving, self._count(moving)  # the others, such as frozen ones, are left alone
                 counts = replace(counts, goal=counts.active)
             those = [self._exchange_of(self.layers[i]) for i in pool]
-            largest = max(largest, self._drop_then_grow(those, counts, [gradients[i] for i in pool]))
+            grows, dropped = self._drop(those, counts)
+            self._grow(those, grows, pool, gradients)
+            largest = max(largest, dropped)
             exchanges |= zip(pool, those, strict=True)
         return exchanges, largest if self._shards is None else self._shards.largest(largest)
 
@@ -363,28 +378,46 @@ class Topology(SharedSteps):
         kind = PlaceExchange if has_places(neuron) else MaskExchange
         return kind(self, neuron, self._fewest_in_group(neuron))
 
-    def _drop_then_grow(self, those: list[Exchange], counts: Pool, gradients: list[Gradient | None]) -> float:
-        """Choose among layers that are ranked together; returns the largest score dropped."""
+    def _drop(self, those: list[Exchange], counts: Pool) -> tuple[int, float]:
+        """Choose what goes, of layers that are ranked together; how many are to be grown, and the largest score."""
         device = those[0].neuron.weight.device
-        of_layers = [exchange.candidates().to(device) for exchange in those]
-        candidates = torch.cat(of_layers)
+        of_layers = []
+        for exchange in those:
+            of_layers.append(exchange.candidates().to(device))
+            self._give_back()
+        lengths, candidates = [len(scores) for scores in of_layers], joined(of_layers)
+        del of_layers
         drops, grows = self.budget(self.schedule.progress(self._step), counts, candidates)
-        layers = [exchange.neuron for exchange in those]
-        dropped = self._lowest(layers, of_layers, drops)
-        for exchange, chosen in zip(those, torch.split(dropped, list(map(len, of_layers))), strict=True):
+        dropped = self._lowest([exchange.neuron for exchange in those], candidates, lengths, drops)
+        self._give_back()
+        for exchange, chosen in zip(those, dropped.split(lengths), strict=True):
             exchange.drop(chosen)
-        of_layers = [
-            exchange.openings(gradient, grows).to(device) for exchange, gradient in zip(those, gradients, strict=True)
-        ]
-        grown = self._lowest(layers, [-scores for scores in of_layers], grows)
-        for exchange, chosen in zip(those, torch.split(grown, list(map(len, of_layers))), strict=True):
+            self._give_back()
+        return grows, float(candidates[dropped].max()) if dropped.any() else 0.0
+
+    def _grow(self, those: list[Exchange], count: int, pool: list[int], gradients: list[Gradient | None]) -> None:
+        """Choose what comes."""
+        held = any(isinstance(exchange, PlaceExchange) for exchange in those)
+        best = Best(count if held else 0, torch.float64 if self.grows_at_random else torch.float32)
+        first = 0
+        for i, exchange in zip(pool, those, strict=True):
+            exchange.look(gradients[i], best, first)
+            gradients[i] = None
+            first += exchange.neuron.size
+            self._give_back()
+        device = those[0].neuron.weight.device
+        of_layers = [-exchange.openings().to(device) for exchange in those]
+        lengths = [len(scores) for scores in of_layers]
+        grown = self._lowest([exchange.neuron for exchange in those], joined(of_layers), lengths, count)
+        for exchange, chosen in zip(those, grown.split(lengths), strict=True):
             exchange.grow(chosen)
-        return float(candidates[dropped].max()) if dropped.any() else 0.0
+        self._give_back()
 
     def _carry_out(self, neuron: NeuronWeight, exchange: Exchange | None) -> tuple[int, int]:
         """Do what was chosen; returns how many connections exist no more, and how many are new."""
         if isinstance(exchange, PlaceExchange):
-            return reconnect(self.optimizer, neuron, exchange.places, self._fresh_state, starts=exchange.starts)
+            now, starts = exchange.outcome()
+            return reconnect(self.optimizer, neuron, now, self._fresh_state, starts=starts)
         if has_places(neuron):
             return 0, 0
         mask = self._mask(neuron)
@@ -399,14 +432,16 @@ class Topology(SharedSteps):
         """Give a layer the connections to start from; those that it had keep their weights."""
         if torch.equal(places, places_of(neuron)):
             return
-        lacking = int(absent_from(places, places_of(neuron)).sum())
+        now = Reconnection.to_places(neuron, places)
+        lacking = int(now.new.sum())
         values = fresh_values(neuron, lacking, seed) if lacking else None
-        reconnect(self.optimizer, neuron, places, self._fresh_state, values=values)
+        reconnect(self.optimizer, neuron, now, self._fresh_state, values=values)
 
     def _place(self, neuron: NeuronWeight, places: Tensor) -> None:
         """Give a layer saved connections; its weights, and the optimizer's state, may be loaded before or after."""
         if not torch.equal(places, places_of(neuron)):
-            reconnect(None if self._loaded else self.optimizer, neuron, places, self._fresh_state)
+            now = Reconnection.to_places(neuron, places)
+            reconnect(None if self._loaded else self.optimizer, neuron, now, self._fresh_state)
 
     def _connections_of(self, neuron: NeuronWeight) -> int:
         if self._shards is not None:

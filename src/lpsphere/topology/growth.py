@@ -6,21 +6,25 @@ rows, some at a time, and only as many as can be grown are kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from lpsphere.memory import scratch
 from lpsphere.neurons import NeuronWeight
-from lpsphere.topology.masks import lowest
 
-__all__ = ["LARGE", "Best", "FactoredGradient", "Gradient", "Grower", "absent_from", "best_openings", "random_places"]
+__all__ = ["LARGE", "Best", "FactoredGradient", "Gradient", "Grower", "absent_from", "offer_openings", "random_places"]
 
 BLOCK = 2**16
-"""Scores taken at a time, or those of `_ROWS` rows."""
-_ROWS = 16
-"""With fewer rows at a time a gradient's product would read all inputs for little work."""
+"""Scores taken at a time, or those of one row: as many as stay in the cache."""
+_ROWS, _PRODUCT = 64, 2**22
+"""Rows of a gradient that are multiplied out at a time: with fewer, a product would read all inputs for little work.
+Where these are more than so many numbers, it is at least `_FEWEST_ROWS`."""
+_FEWEST_ROWS = 16
+_SPARE = 2**14
 LARGE = 2**24
 """Weights of a layer above which random connections are drawn one by one, instead of ranking a random number each:
 only below it are the choices those that a mask of the same seed would make."""
@@ -43,9 +47,14 @@ class FactoredGradient:
         """Where the factors are."""
         return self.dy.device
 
-    def rows(self, first: int, last: int) -> Tensor:
-        """The gradient of some neurons, shape (last - first, fan_in)."""
-        return self.dy[first:last] @ self.x.t()
+    def blocks(self, count: int) -> Iterator[Tensor]:
+        """The gradient, ``count`` neurons at a time, shape (count, fan_in); blocks are overwritten by later ones."""
+        fan_in, neurons = len(self.x), len(self.dy)
+        rows = max(count, min(_ROWS, max(_FEWEST_ROWS, _PRODUCT // max(1, fan_in))) // count * count)
+        product = self.x.new_empty(min(rows, neurons), fan_in)
+        for first in range(0, neurons, rows):
+            dy = self.dy[first : first + rows]
+            yield from torch.mm(dy, self.x.t(), out=product[: len(dy)]).split(count)
 
     def __truediv__(self, scale: Tensor) -> FactoredGradient:
         return FactoredGradient(self.dy / scale, self.x)
@@ -59,8 +68,7 @@ class FactoredGradient:
         bound = float(self.dy.abs().max()) * float(self.x.abs().max()) * self.x.shape[1]
         if bound < torch.finfo(self.x.dtype).max:
             return True
-        rows, step = len(self.dy), _rows_at_once(len(self.x))
-        return all(bool(self.rows(i, min(i + step, rows)).isfinite().all()) for i in range(0, rows, step))
+        return all(bool(block.isfinite().all()) for block in self.blocks(_rows_at_once(len(self.x))))
 
 
 Gradient = Tensor | FactoredGradient
@@ -77,32 +85,51 @@ class Grower(Protocol):
 
 
 class Best:
-    """The scores of largest magnitude among those that come block after block; ties go to the earlier.
+    """The scores of largest magnitude among those that come one after the other; ties go to the earlier.
 
-    They are kept in one place: small tensors between the large ones of every block would scatter over the heap.
+    They are kept in one place, however many layers offer theirs: a list for each would be as long.
 
     Args:
         count: How many.
-        block: The most scores that come at a time.
-        dtype: Type of the scores.
+        dtype: Type in which the scores are kept.
     """
 
-    def __init__(self, count: int, block: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, count: int, dtype: torch.dtype = torch.float32) -> None:
         self.count = count
         self._least = -1.0 if count else torch.inf  # from now on only what is larger can be among them
-        self._scores = torch.empty(count + block, dtype=dtype)
-        self._places = torch.empty(count + block, dtype=torch.int64)
+        room = count + max(count // 4, _SPARE) if count else 0
+        self._scores, self._places = scratch(room, dtype), scratch(room, torch.int64)
         self._filled = 0
 
-    def offer(self, scores: Tensor, first: int) -> None:
-        """Consider a block, shape (n,), at the places from ``first`` on; NaN is left out."""
-        found = (scores.abs() > self._least).nonzero().flatten()
-        if self._filled + len(found) > len(self._scores):
+    def offer(self, scores: Tensor, first: int, taken: Tensor | None = None) -> None:
+        """Consider scores, shape (n,), at the places from ``first`` on; NaN is left out.
+
+        Args:
+            scores: float32 or float64.
+            first: The place of the first; those that were offered before are smaller.
+            taken: Which entries are left out, int64, ascending.
+        """
+        from lpsphere.kernels.selection import collect
+
+        if not self.count:
+            return
+        given, left_out = scores.contiguous().numpy(), (self._places[:0] if taken is None else taken).numpy()
+        found, places = self._scores.numpy(), self._places.numpy()
+        at = 0
+        while True:
+            at, self._filled = collect(given, at, self._least, first, left_out, found, places, self._filled)
+            if at == len(given):
+                return
             self._select()
-            found = found[scores[found].abs() > self._least]
-        new = slice(self._filled, self._filled + len(found))
-        self._scores[new], self._places[new] = scores[found], found + first
-        self._filled += len(found)
+
+    def add(self, scores: Tensor, places: Tensor) -> None:
+        """Consider scores, shape (n,), at places of their own, ascending and larger than those that were offered."""
+        for score, place in zip(scores.split(_SPARE), places.split(_SPARE), strict=True):
+            if self._filled + len(score) > len(self._scores):
+                self._select()
+            new = slice(self._filled, self._filled + len(score))
+            self._scores[new], self._places[new] = score, place
+            self._filled = new.stop
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Their places, ascending, and their scores."""
@@ -110,51 +137,50 @@ class Best:
         return self._places[: self._filled], self._scores[: self._filled]
 
     def _select(self) -> None:
+        from lpsphere.kernels.selection import keep_above
+
         if not self.count or self._filled < self.count:
             return
-        scores, places = self._scores[: self._filled], self._places[: self._filled]
-        chosen = lowest(-scores.abs(), self.count)
-        scores, places = scores[chosen], places[chosen]
+        scores = self._scores[: self._filled]
+        sizes = torch.abs(scores, out=scratch(self._filled, scores.dtype)).numpy()
+        sizes.partition(self._filled - self.count)
+        self._least = float(sizes[self._filled - self.count])
+        ties = self.count - int((sizes > self._least).sum())
+        keep_above(scores.numpy(), self._places.numpy(), self._least, ties)
         self._filled = self.count
-        self._scores[: self.count], self._places[: self.count] = scores, places
-        self._least = float(scores.abs().min())
 
 
-def best_openings(
-    method: Grower, neuron: NeuronWeight, gradient: Gradient | None, count: int, taken: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The places where a sparse layer can best grow.
+def offer_openings(
+    best: Best, method: Grower, neuron: NeuronWeight, gradient: Gradient | None, taken: Tensor, first: int = 0
+) -> None:
+    """Offer the places where a sparse layer can grow.
 
     Args:
+        best: Takes scores, signed, and places.
         method: Scores them.
         neuron: The layer.
         gradient: Its gradient; a tensor stands for one that the method does not look at. None: there is none, and all
             scores are 0.
-        count: How many are wanted at most.
-        taken: Places where nothing can be grown, ascending.
+        taken: Places where nothing can be grown, int64, ascending.
+        first: What to add to its places, where several layers are ranked together.
 
-    Returns:
-        ``count`` places, ascending, or all that are open; and their scores, signed.
+    Raises:
+        ValueError: If the method's scores are not of the shape of the gradient that it was given.
     """
     size, fan_in = neuron.size, neuron.fan_in
-    count = min(count, size - len(taken))
     if gradient is None:
-        among = torch.arange(min(size, count + len(taken)))
-        places = among[absent_from(among, taken)][:count]
-        return places, torch.zeros(len(places))
+        best.offer(torch.zeros(min(size, best.count + len(taken))), first, taken)
+        return
     if method.grows_at_random and size > LARGE:
-        return _random_openings(count, size, taken, method._generator)
+        places, scores = _random_openings(min(best.count, size - len(taken)), size, taken, method._generator)
+        best.add(scores, places.add_(first))
+        return
+    if best.count == 0 and not method.grows_at_random:
+        return
     step = _rows_at_once(fan_in)
-    best = Best(count, step * fan_in)
-    if count == 0 and not method.grows_at_random:
-        return best.result()
-    for first in range(0, neuron.neurons, step):
-        last = min(first + step, neuron.neurons)
-        block = (
-            gradient.rows(first, last)
-            if isinstance(gradient, FactoredGradient)
-            else torch.zeros(()).expand(last - first, fan_in)
-        )
+    blocks = gradient.blocks(step) if isinstance(gradient, FactoredGradient) else _no_gradients(neuron, step)
+    ends = torch.searchsorted(taken, torch.arange(0, neuron.neurons + step, step) * fan_in).tolist()
+    for i, block in enumerate(blocks):
         scores = method.grow_scores(neuron, block)
         if scores.shape != block.shape:
             raise ValueError(
@@ -162,11 +188,14 @@ def best_openings(
                 f"of shape {tuple(block.shape)}: of {neuron.name}, which holds only its connections, it is given some "
                 "rows at a time, and must score those"
             )
-        flat = scores.float().reshape(-1)
-        start, stop = torch.searchsorted(taken, torch.tensor([first * fan_in, last * fan_in])).tolist()
-        flat[taken[start:stop] - first * fan_in] = torch.nan
-        best.offer(flat, first * fan_in)
-    return best.result()
+        start = i * step * fan_in
+        best.offer(scores.float().reshape(-1), first + start, taken[ends[i] : ends[i + 1]] - start)
+
+
+def _no_gradients(neuron: NeuronWeight, count: int) -> Iterator[Tensor]:
+    """What stands for the gradients of ``count`` neurons after the other, where a method does not look at them."""
+    for first in range(0, neuron.neurons, count):
+        yield torch.zeros(()).expand(min(count, neuron.neurons - first), neuron.fan_in)
 
 
 def random_places(neuron: NeuronWeight, count: int, fewest: int, generator: torch.Generator) -> Tensor:
@@ -179,7 +208,7 @@ def random_places(neuron: NeuronWeight, count: int, fewest: int, generator: torc
         first = _draw(torch.full((neurons,), fewest), fan_in, generator)
         return torch.cat([first, _draw_open(count - len(first), neuron.size, first, generator)]).sort().values
     step = _rows_at_once(fan_in)
-    best = Best(count, step * fan_in, torch.float64)
+    best = Best(count, torch.float64)
     for start in range(0, neurons, step):
         scores = torch.rand((min(step, neurons - start), fan_in), generator=generator)
         if fewest > 0:
@@ -197,7 +226,7 @@ def absent_from(places: Tensor, others: Tensor) -> Tensor:
 
 
 def _rows_at_once(fan_in: int) -> int:
-    return max(_ROWS, BLOCK // fan_in)
+    return max(1, BLOCK // max(1, fan_in))
 
 
 def _random_openings(count: int, size: int, taken: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

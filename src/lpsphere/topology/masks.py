@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lpsphere.distributed import as_shared, local
+from lpsphere.memory import scratch
 from lpsphere.neurons import NeuronWeight
 
 __all__ = [
@@ -80,11 +81,19 @@ def lowest(scores: Tensor, count: int) -> Tensor:
     chosen = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     if count == 0:
         return chosen
-    threshold = scores.topk(count, largest=False, sorted=False).values.amax()  # kthvalue, also where deterministic
+    threshold = _kth_smallest(scores, count)
     chosen = ~scores.isnan() if threshold.isnan() else scores < threshold
     ties = (scores.isnan() if threshold.isnan() else scores == threshold).nonzero().flatten()
     chosen[ties[: count - int(chosen.sum())]] = True
     return chosen
+
+
+def _kth_smallest(scores: Tensor, k: int) -> Tensor:
+    if scores.is_cpu and scores.dtype in (torch.float32, torch.float64):
+        copy = scratch(len(scores), scores.dtype).copy_(scores).numpy()
+        copy.partition(k - 1)  # a fraction of the memory of topk's pairs, and of its time
+        return torch.as_tensor(copy[k - 1])
+    return scores.topk(k, largest=False, sorted=False).values.amax()  # kthvalue, also where deterministic
 
 
 def top_of_group(scores: Tensor, among: Tensor, count: int | Tensor) -> Tensor:

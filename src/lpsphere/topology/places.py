@@ -6,6 +6,7 @@ A *place* is row * fan_in + column: the index of a connection in the dense weigh
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from lpsphere.geometry import row_sums, spread
+from lpsphere.memory import give_back, scratch
 from lpsphere.neurons import NeuronWeight, SegmentLayout, SparseLayer
 from lpsphere.topology.growth import absent_from
 
 __all__ = [
+    "Reconnection",
     "clear_misfits",
     "fresh_values",
     "has_places",
@@ -47,8 +50,11 @@ def places_of(neuron: NeuronWeight) -> Tensor:
 
 
 def _places(pointers: Tensor, columns: Tensor, fan_in: int) -> Tensor:
-    rows = torch.arange(len(pointers) - 1, device=pointers.device)
-    return rows.repeat_interleave(pointers.diff()) * fan_in + columns
+    starts = torch.arange(len(pointers) - 1, device=pointers.device).mul_(fan_in)
+    if not columns.is_cpu:
+        return starts.repeat_interleave(pointers.diff()).add_(columns)
+    rows = torch.arange(len(starts), dtype=torch.int32).repeat_interleave(pointers.diff())
+    return torch.index_select(starts, 0, rows, out=scratch(len(columns), torch.int64)).add_(columns)
 
 
 def sparse_mask(neuron: NeuronWeight) -> Tensor:
@@ -84,11 +90,60 @@ def fresh_values(neuron: NeuronWeight, connections: int, seed: int) -> Tensor:
     return (2 * torch.rand(connections, generator=generator, dtype=torch.float64) - 1) * reach
 
 
+@dataclass(frozen=True)
+class Reconnection:
+    """The connections that a layer is to have, and what they have been.
+
+    Attributes:
+        rows: Their neurons, int32, shape (connections,), ascending.
+        columns: The features they come from, likewise, ascending within a neuron.
+        source: Which connection each has been, int32, likewise; 0 where it is new.
+        new: Whether it is, bool, likewise.
+        kept: Which of the connections before stay, bool.
+        grown: Which of those that were grown are new, bool; the others were dropped and have come back.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    source: Tensor
+    new: Tensor
+    kept: Tensor
+    grown: Tensor
+
+    @classmethod
+    def of(cls, neuron: NeuronWeight, kept: Tensor, grown: Tensor) -> Reconnection:
+        """From which connections of a layer stay, bool, and the other places where it gets one, int64, ascending."""
+        from lpsphere.kernels.selection import merge
+
+        layer, kept = layer_of(neuron), kept.to("cpu", copy=True)
+        grown = grown.cpu()
+        count = int(kept.sum()) + len(grown)
+        merged, source = torch.empty((2, count), dtype=torch.int32), torch.empty(count, dtype=torch.int32)
+        new = torch.empty(grown.shape, dtype=torch.bool)
+        pointers, columns = layer.row_pointers.cpu().numpy(), layer.columns.cpu().numpy()
+        results = [tensor.numpy() for tensor in (merged, source, new)]
+        merge(pointers, columns, kept.numpy(), grown.numpy(), neuron.fan_in, *results)
+        device = neuron.weight.device
+        return cls(*(t.to(device) for t in (*merged, source.clamp(min=0), source < 0, kept, new)))
+
+    @classmethod
+    def to_places(cls, neuron: NeuronWeight, places: Tensor) -> Reconnection:
+        """From the places where a layer is to have its connections, int64, ascending."""
+        before = places_of(neuron)
+        return cls.of(neuron, ~absent_from(before, places), places[absent_from(places, before)])
+
+    def carried(self, value: Tensor, fresh: float = 0.0) -> Tensor:
+        """Values of the connections before as values of those now, ``fresh`` for new ones."""
+        if not len(value):
+            return value.new_full(self.new.shape, fresh)
+        return value.index_select(0, self.source).masked_fill_(self.new, fresh)
+
+
 @torch.no_grad()
 def reconnect(
     optimizer: Optimizer | None,
     neuron: NeuronWeight,
-    places: Tensor,
+    now: Reconnection,
     fresh_state: Callable[[str, Tensor], float],
     *,
     starts: Tensor | None = None,
@@ -102,7 +157,7 @@ def reconnect(
         optimizer: Has the weight; one that knows masks is told what goes, before it goes. None: its state is of these
             connections already.
         neuron: The layer.
-        places: Where its connections are to be, ascending.
+        now: Its connections.
         fresh_state: What a tensor of the optimizer's state begins with, by its key and the weight.
         starts: Where new connections start, in units of their neuron's mean |v|, shape (connections,); None: at 0.
         values: The weights of new connections, one for each, instead; for a layer that is not trained yet.
@@ -110,41 +165,29 @@ def reconnect(
     Returns:
         How many connections exist no more, and how many are new.
     """
-    weight, before = neuron.weight, places_of(neuron)
-    new = absent_from(places, before)
-    gone = absent_from(before, places)
+    weight, gradient = neuron.weight, neuron.weight.grad
     on_topology = getattr(optimizer, "on_topology", None)
-    on_spheres = on_topology is not None and bool(on_topology(weight, ~gone))
-    kept = torch.searchsorted(before, places[~new])
-    old, gradient = weight.detach().clone(), weight.grad
-    layer = layer_of(neuron)
-    layer.set_structure(places // neuron.fan_in, places % neuron.fan_in, _carried(old, kept, new))
-    weight.grad = None if gradient is None else _carried(gradient, kept, new)
+    on_spheres = on_topology is not None and bool(on_topology(weight, now.kept))
+    layer_of(neuron).set_structure(now.rows, now.columns, now.carried(weight.detach()))
+    weight.grad = None if gradient is None else now.carried(gradient)
     if on_topology is not None:
         on_topology(weight, None)  # that mask was of the old connections
     state = {} if optimizer is None else optimizer.state.get(weight, {})
     for key, value in state.items():
-        if isinstance(value, Tensor) and value.shape == old.shape:
-            state[key] = _carried(value, kept, new, fresh_state(key, weight))
+        if isinstance(value, Tensor) and value.shape == now.kept.shape:
+            state[key] = now.carried(value, fresh_state(key, weight))
     if values is not None:
-        weight[new] = values.to(weight)
-    if on_spheres and on_topology is not None:
-        if starts is not None or values is not None:
-            on_topology(weight, torch.ones_like(weight, dtype=torch.bool), starts)
-            on_topology(weight, None)
+        weight[now.new] = values.to(weight)
+    give_back()
+    if on_spheres and on_topology is not None:  # also where nothing is new: it sees now that others wrote the weight
+        on_topology(weight, torch.ones_like(weight, dtype=torch.bool), starts)
+        on_topology(weight, None)
     elif starts is not None:
         dims = neuron.layout.fan_in_dims(weight)
         size = weight.abs().to(torch.promote_types(weight.dtype, torch.float32))
         mean = row_sums(size, dims) / row_sums((size != 0).to(size), dims).clamp(min=1)
         weight.add_(starts * spread(mean, dims))
-    return int(gone.sum()), int(new.sum())
-
-
-def _carried(value: Tensor, kept: Tensor, new: Tensor, fresh: float = 0.0) -> Tensor:
-    """The entries ``kept`` of the old connections, and a fresh one where a connection is new."""
-    carried = value.new_full(new.shape, fresh)
-    carried[~new] = value[kept]
-    return carried
+    return int((~now.kept).sum()), int(now.new.sum())
 
 
 def clear_misfits(optimizer: Optimizer, neuron: NeuronWeight) -> None:

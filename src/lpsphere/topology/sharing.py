@@ -68,18 +68,24 @@ class SharedSteps(MaskedSteps):
         skip(after * fan_in, self._generator)
         return numbers
 
-    def _lowest(self, layers: Sequence[NeuronWeight], scores: Sequence[Tensor], count: int) -> Tensor:
-        """The ``count`` smallest of the scores of layers, in all processes that share them; which of those here are."""
-        together = torch.cat(list(scores))
+    def _lowest(self, layers: Sequence[NeuronWeight], scores: Tensor, lengths: Sequence[int], count: int) -> Tensor:
+        """The ``count`` smallest of the scores of layers, in all processes that share them; which of those here are.
+
+        Args:
+            layers: The layers.
+            scores: Theirs, one layer after the other.
+            lengths: How many each has.
+            count: How many are chosen.
+        """
         if self._shards is None:
-            return lowest(together, count)
+            return lowest(scores, count)
         places, size = [], 0
-        for neuron, found in zip(layers, scores, strict=True):
+        for neuron, length in zip(layers, lengths, strict=True):
             units = self.granularity.units(neuron)
             first = size + row_range(neuron.parameter)[0] * units // neuron.neurons
-            places.append(torch.arange(first, first + len(found), device=together.device))
+            places.append(torch.arange(first, first + length, device=scores.device))
             size += units
-        return self._shards.lowest(together, torch.cat(places), size, count)
+        return self._shards.lowest(scores, torch.cat(places), size, count)
 
     def _shared_mask(self, neuron: NeuronWeight) -> Tensor:
         """The mask, sharded as the parameter is."""

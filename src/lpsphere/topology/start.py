@@ -16,7 +16,7 @@ from lpsphere.topology.distributions import layer_units
 from lpsphere.topology.granularity import Granularity
 from lpsphere.topology.growth import random_places
 from lpsphere.topology.masks import existing_mask, get_mask, random_units
-from lpsphere.topology.places import has_places, places_of
+from lpsphere.topology.places import has_places
 
 __all__ = ["first_connections", "units_at"]
 
@@ -80,7 +80,7 @@ def first_connections(
     constant: bool,
     generator: torch.Generator,
     shards: Shards | None = None,
-) -> tuple[list[Tensor], list[int], list[int]]:
+) -> tuple[list[Tensor | None], list[int], list[int]]:
     """The connections a method starts from.
 
     Args:
@@ -95,17 +95,17 @@ def first_connections(
         shards: The processes that share the rows of the layers; None: each has all of them.
 
     Returns:
-        Masks in the shapes of the weights here, or the places of a layer that holds only its connections, int64; their
-        units in each layer, and the units of each layer at the target.
+        Masks in the shapes of the weights here, or the places of a layer that holds only its connections, int64, or
+        None if it keeps those; their units in each layer, and the units of each layer at the target.
 
     Raises:
         TypeError, ValueError: If ``initial`` is out of range, or what exists does not fit.
     """
     if initial == "keep":
-        found = [places_of(neuron) if has_places(neuron) else existing_mask(neuron) for neuron in layers]
+        found = [None if has_places(neuron) else existing_mask(neuron) for neuron in layers]
         kept = [
-            len(has) if has_places(neuron) else _units_kept(neuron, granularity, has, constant)
-            for neuron, has in zip(layers, found, strict=True)
+            neuron.weight.numel() if mask is None else _units_kept(neuron, granularity, mask, constant)
+            for neuron, mask in zip(layers, found, strict=True)
         ]
         starts = _all_kept(layers, granularity, kept, shards)
         every, fewest = sum(map(granularity.units, layers)), sum(granularity.fewest(n, min_fan_in) for n in layers)
@@ -132,7 +132,7 @@ def first_connections(
         total = max(round(sum(sizes) * (1 - start)), sum(goals))
         starts = layer_units(shapes, total, goals, sizes, distribution)
     _warn_of_growth(layers, starts)
-    drawn = [
+    drawn: list[Tensor | None] = [
         _random(neuron, granularity, count, granularity.fewest_in_group(neuron, min_fan_in), generator)
         for neuron, count in zip(layers, starts, strict=True)
     ]

@@ -18,6 +18,7 @@ from torch.optim.optimizer import Optimizer
 
 from lpsphere.distributed import local, shards_of
 from lpsphere.geometry import row_sums
+from lpsphere.memory import give_back
 from lpsphere.neurons import LpSphereWarning, NeuronWeight
 from lpsphere.topology.growth import FactoredGradient, Gradient
 from lpsphere.topology.masks import get_mask
@@ -65,7 +66,10 @@ class MaskedSteps(ABC):
 
     @abstractmethod
     def _update(self, gradients: list[Gradient | None]) -> None:
-        """Change the masks after a step; the dense gradients are without a loss scale, None where there is none."""
+        """Change the masks after a step; the dense gradients are without a loss scale, None where there is none.
+
+        They may be taken out of the list.
+        """
 
     @torch.no_grad()
     def mask_grads(self) -> None:
@@ -157,8 +161,19 @@ class MaskedSteps(ABC):
 
     def _keep_factors(self) -> None:
         """Ask for the factors of the dense gradients of the step that comes, if they are needed."""
+        due = self._is_due()
         for neuron in self._held:
-            layer_of(neuron).keep_factors(self.uses_gradient and self._is_due())
+            layer_of(neuron).keep_factors(self.uses_gradient and due)
+        if due:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Where layers hold only their connections, let what is freed at an update leave no holes in memory.
+
+        What is left of a network is small beside them, and hardly any later tensor would fit into them.
+        """
+        if self._held:
+            give_back()
 
     def _dense_gradients(self, kept: list[Tensor | None]) -> list[Gradient | None]:
         """Those of all layers, of which those behind masks have been kept."""
@@ -176,6 +191,7 @@ class MaskedSteps(ABC):
                 "before the topology method was attached, loaded or stepped, or the gradient was set by hand. Run "
                 "forward and backward of the model between the optimizer's steps"
             )
+        layer_of(neuron).keep_factors(False)  # once they are used up, their memory is free for the update
         return FactoredGradient(*factors)
 
     def _renewed(self, gradients: list[tuple[NeuronWeight, Tensor, Tensor | None]]) -> bool:
@@ -230,7 +246,11 @@ class MaskedSteps(ABC):
         if self._overdue:
             return
         scale = getattr(self.optimizer, "grad_scale", None)  # GradScaler leaves the unscaling to a fused optimizer
-        self._update([g if g is None or scale is None else g / scale.to(g.device) for g in gradients])
+        for neuron in self._held:
+            layer_of(neuron).forget_index()
+        if scale is not None:
+            gradients = [g if g is None else g / scale.to(g.device) for g in gradients]
+        self._update(gradients)
 
     def _mask(self, neuron: NeuronWeight) -> Tensor:
         mask = get_mask(neuron)
