@@ -28,12 +28,14 @@ LONG, SHORT = ["--steps", "1000"], ["--steps", "300", "--report", "50"]
 RUNS: dict[str, list[str]] = {
     "dense, AdamW": ["--method", "dense", *LONG],
     "90 %, RigL, AdamW": ["--method", "rigl", *LONG],
+    "90 %, semi-pruning, AdamW": ["--method", "semi-pruning", "--optimizer", "adamw", *LONG],
     "90 %, semi-pruning, spheres of p = 1.2": ["--method", "semi-pruning", *LONG],
     **{f"p = {p}": ["--method", "semi-pruning", "--p", p, *SHORT] for p in ("1.1", "1.2", "1.35", "1.5", "2")},
     "p = 1.2, radius 1": ["--method", "semi-pruning", "--radius", "1", *SHORT],
     "RigL, AdamW": ["--method", "rigl", *SHORT],
+    "RigL, AdamW, three times the rate": ["--method", "rigl", "--lr", "0.009", *SHORT],
 }
-"""The first three are compared; the others, shorter and all at 90 %, show what p and the radius do."""
+"""The first four are compared; the others, shorter and all at 90 %, show what p and the radius do."""
 
 
 def run(words: Sequence[str]) -> dict[str, Any]:

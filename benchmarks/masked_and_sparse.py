@@ -6,13 +6,15 @@ that start from the same weights and see the same batches. In float64 the two ar
 connections are chosen. What remains to be seen is whether that matters.
 
     OMP_NUM_THREADS=1 python benchmarks/masked_and_sparse.py --out results/masked-and-sparse.json
+
+writes a table to results/masked-and-sparse.md, too.
 """
 
 from __future__ import annotations
 
 import copy
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -93,6 +95,15 @@ def measure(method: str, seeds: int) -> dict[str, Any]:
     }
 
 
+def readable(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """A line a method."""
+    return [
+        {"method": row["method"]}
+        | {kind: f"{row[f'{kind}_mean']:.4f} ± {row[f'{kind}_sd']:.4f}" for kind in ("masked", "sparse")}
+        for row in rows
+    ]
+
+
 def main() -> None:
     """Compute and report."""
     parser = command_line(__doc__)
@@ -103,7 +114,7 @@ def main() -> None:
     for method in METHODS:
         rows.append(measure(method, options.seeds))
         show(rows[-1])
-    save(options.out, rows=rows)
+    save(options.out, rows=rows, table=readable(rows))
 
 
 if __name__ == "__main__":

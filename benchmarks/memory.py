@@ -8,25 +8,25 @@ everything was imported and some steps of a tiny network had loaded and compiled
 optimizer state, activations, construction and topology updates included.
 
     python benchmarks/memory.py --out results/memory.json
+
+writes a table to results/memory.md, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numba
 import torch
+from reporting import command_line, save, show
 from torch import nn
 
 import lpsphere as lp
@@ -122,12 +122,26 @@ def in_a_process(arguments: list[str], threads: int) -> dict[str, Any]:
     return found
 
 
+def readable(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """A line a network and method."""
+    return [
+        {
+            "network": row["network"],
+            "method": row["method"],
+            "sparsity": f"{100 * row['sparsity']:g}%",
+            "dense weights alone, MB": f"{row['mb_of_dense_weights']:,.0f}",
+            "peak, MB": f"{row['peak_mb']:,.0f}",
+            "of dense training's": f"{100 * row['share_of_dense']:.1f}%" if "share_of_dense" in row else "-",
+        }
+        for row in rows
+    ]
+
+
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--widths", type=int, nargs="+", default=[4096, 65536], help="the cases of these widths alone")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -146,16 +160,8 @@ def main() -> None:
             row["share_of_dense"] = round(row["peak_mb"] / dense, 4)
         row["mb_of_dense_weights"] = round(4e-6 * width * width * layers, 1)
         rows.append(row)
-        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    if options.out is not None:
-        record = {
-            "command": shlex.join(["python", *sys.argv]),
-            "versions": {"torch": torch.__version__, "numba": numba.__version__, "python": platform.python_version()},
-            "threads": options.threads,
-            "batch": BATCH,
-            "rows": rows,
-        }
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        show(row)
+    save(options.out, packages=("numba",), table=readable(rows), threads=options.threads, batch=BATCH, rows=rows)
 
 
 if __name__ == "__main__":

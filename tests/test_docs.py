@@ -1,5 +1,6 @@
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,48 @@ def test_the_example_of_the_page_on_scikit_learn_works():
     names = {}
     exec(code, names)
     assert abs(names["classifier"].sparsity_ - 0.9) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "page"),
+    [
+        ("training_step", "what-sparsity-buys.md"),
+        ("sparse_layer", "what-sparsity-buys.md"),
+        ("memory", "what-sparsity-buys.md"),
+        ("masked_and_sparse", "what-sparsity-buys.md"),
+        ("sklearn_table", "scikit-learn.md"),
+        ("char_gpt", "with-other-libraries.md"),
+    ],
+)
+def test_the_tables_of_the_benchmarks_are_those_of_the_results(benchmark, page, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    readable = runpy.run_path(str(ROOT / "benchmarks" / f"{benchmark}.py"))["readable"]
+    result = ROOT / "results" / f"{benchmark.replace('_', '-')}.json"
+    content = json.loads(result.read_text(encoding="utf-8"))
+    table = markdown(readable(content["runs" if "runs" in content else "rows"]))
+    assert table == result.with_suffix(".md").read_text(encoding="utf-8")
+    assert table in TEXT[page]
+
+
+def test_what_is_said_of_the_sparse_networks_is_in_the_results():
+    def rows(name):
+        return json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+
+    steps = {(row["sparsity"], row["contender"]): row for row in rows("training-step")}
+    for sparsity, least in ((0.9, 3), (0.95, 5), (0.98, 9), (0.99, 12)):
+        ours = steps[sparsity, "sparse"]
+        assert ours["faster_than_dense"] >= least
+        assert ours["faster_than_best_of_sparselab"] >= (1 if sparsity == 0.9 else 1.3)
+        assert steps[sparsity, "sparse, head"]["ms"] - ours["ms"] == pytest.approx(0.4, abs=0.05)
+    ice_lake = [row["faster_than_dense"] for row in rows("training-step-ice-lake") if row["contender"] == "sparse"]
+    *most, last = (f"{ratio:.1f}" for ratio in ice_lake)
+    assert f"is {', '.join(most)} and {last} times faster" in " ".join(TEXT["what-sparsity-buys.md"].split())
+    optimizers = {row["contender"]: row for row in rows("optimizer-step") if row["p"] == 1.15}
+    ours, plain = (optimizers[name]["against_sgd"] for name in ("LpSGD", "plain formula"))
+    assert f"takes {ours:.1f} times as long as torch's SGD" in TEXT["what-sparsity-buys.md"]
+    assert f"plainly {plain:.0f} times" in TEXT["what-sparsity-buys.md"]
+    for row in rows("masked-and-sparse"):
+        assert abs(row["masked_mean"] - row["sparse_mean"]) <= row["masked_sd"]
 
 
 def test_the_latencies_are_those_of_the_results():
