@@ -1,9 +1,12 @@
-"""Freed memory that lies between what is in use is given back."""
+"""Freed memory that lies between what is in use is given back, and large temporaries are apart from it."""
 
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from lpsphere.memory import joined, scratch
 
 SCRIPT = """
 import torch
@@ -25,3 +28,20 @@ print(before - resident())
 def test_holes_between_tensors_are_given_back():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 20e6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+def test_scratch_is_room_for_as_many_numbers(dtype):
+    for count in (0, 1, 5000):
+        room = scratch(count, dtype)
+        assert room.dtype == dtype
+        assert torch.equal(room, torch.zeros(count, dtype=dtype))
+        assert torch.equal(room.add_(torch.arange(count)), torch.arange(count).to(dtype))
+
+
+def test_joined_tensors_are_concatenated():
+    parts = [torch.randn(n) for n in (3, 0, 5000)]
+    assert torch.equal(joined(parts), torch.cat(parts))
+    mixed = [torch.ones(2), torch.ones(3, dtype=torch.float64)]
+    assert torch.equal(joined(mixed), torch.cat(mixed))
+    assert joined([torch.empty(0)]).shape == (0,)

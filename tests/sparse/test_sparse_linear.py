@@ -13,7 +13,7 @@ from torch import nn
 
 import lpsphere as lp
 from lpsphere.kernels import products
-from lpsphere.sparse import SparseLinear
+from lpsphere.sparse import SparseLinear, structure
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -296,6 +296,15 @@ def test_the_seed_alone_decides():
     assert torch.equal(first.columns, same.columns)
     assert torch.equal(first.weight, same.weight)
     assert connections_of(first) != connections_of(other)
+
+
+@pytest.mark.parametrize("sparsity", [0.8, 0.3])
+def test_how_many_connections_are_drawn_at_a_time_makes_no_difference(monkeypatch, sparsity):
+    layers = []
+    for drawn in (1, 100, 2**15):
+        monkeypatch.setattr(structure, "_DRAWN", drawn)
+        layers.append(SparseLinear(40, 30, sparsity=sparsity, seed=7).state_dict())
+    assert all(torch.equal(layer[name], layers[0][name]) for layer in layers for name in layer)
 
 
 def test_without_a_seed_the_global_generator_decides_as_for_a_linear_layer():

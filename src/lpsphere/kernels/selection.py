@@ -66,7 +66,7 @@ def _among(values: Any, value: int) -> bool:
             low = middle + 1
         else:
             high = middle
-    return low < values.size and values[low] == value
+    return bool(low < values.size and values[low] == value)
 
 
 @njit(nogil=True, cache=True)

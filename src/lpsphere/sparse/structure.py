@@ -73,7 +73,7 @@ def _draw(fan_ins: Tensor, in_features: int, generator: torch.Generator) -> list
     block of rows at a time, so that little is needed beside the result: int32, a tensor for each block.
     """
     rows = max(1, _DRAWN // max(1, int(fan_ins.max())))
-    blocks = list(fan_ins.split(rows))
+    blocks = torch.split(fan_ins, rows)
     found = [torch.empty(0, dtype=torch.int32) for _ in blocks]
     missing = list(blocks)
     while any(bool(lacking.any()) for lacking in missing):

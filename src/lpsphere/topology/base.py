@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from lpsphere.distributed import processes, rows_of
-from lpsphere.memory import joined
 from lpsphere.neurons import LpSphereWarning, NeuronWeight, Rule, select
 from lpsphere.topology.agreement import broadcast_again, check_sharded, keep_from_broadcast
 from lpsphere.topology.checks import (
@@ -37,7 +36,7 @@ from lpsphere.topology.counts import Event, Pool
 from lpsphere.topology.distributions import check_distribution
 from lpsphere.topology.exchange import Exchange, MaskExchange, PlaceExchange
 from lpsphere.topology.granularity import Granularity
-from lpsphere.topology.growth import Best, Gradient
+from lpsphere.topology.growth import Gradient
 from lpsphere.topology.masks import drop_mask, set_mask
 from lpsphere.topology.places import (
     Reconnection,
@@ -49,14 +48,14 @@ from lpsphere.topology.places import (
     saved_structure,
     sparse_mask,
 )
+from lpsphere.topology.ranking import RankedExchanges
 from lpsphere.topology.schedules import UpdateSchedule, half_cosine
-from lpsphere.topology.sharing import SharedSteps
 from lpsphere.topology.start import first_connections
 
 __all__ = ["Event", "Pool", "Topology"]
 
 
-class Topology(SharedSteps):
+class Topology(RankedExchanges):
     """Base of the topology methods; attaches to a model and any torch optimizer by the optimizer's step hooks.
 
     A method is a subclass with `drop_scores` and `grow_scores`. As it stands, the base keeps the sparsity constant:
@@ -90,10 +89,6 @@ class Topology(SharedSteps):
             per neuron, the model has masks already, or the optimizer lacks a selected weight or is not supported.
     """
 
-    regrows_dropped: ClassVar[bool] = True
-    """Whether what an update drops may be grown back by it; the sparsity of such a method is constant."""
-    grows_at_random: ClassVar[bool] = False
-    """Whether its grow scores are uniform random numbers, which need not all be drawn where a layer is large."""
     needs_dense: ClassVar[bool] = False
     """Whether it chooses among the weights of a dense network, which layers that hold only connections do not have."""
 
@@ -352,67 +347,6 @@ class Topology(SharedSteps):
         for function in self._callbacks:
             function(event)
 
-    def _exchange(self, gradients: list[Gradient | None]) -> tuple[dict[int, Exchange], float]:
-        """What each layer, by index, gives up and gets, if it is not left alone; and the largest score dropped.
-
-        Gradients are taken out of the list when they are no longer needed.
-        """
-        exchanges: dict[int, Exchange] = {}
-        largest = 0.0
-        for pool in self._pools():
-            counts = self._count(pool)
-            moving = [i for i in pool if gradients[i] is not None]
-            if self.regrows_dropped and counts.active == counts.goal and moving != pool:
-                if not moving:
-                    continue
-                pool, counts = moving, self._count(moving)  # the others, such as frozen ones, are left alone
-                counts = replace(counts, goal=counts.active)
-            those = [self._exchange_of(self.layers[i]) for i in pool]
-            grows, dropped = self._drop(those, counts)
-            self._grow(those, grows, pool, gradients)
-            largest = max(largest, dropped)
-            exchanges |= zip(pool, those, strict=True)
-        return exchanges, largest if self._shards is None else self._shards.largest(largest)
-
-    def _exchange_of(self, neuron: NeuronWeight) -> Exchange:
-        kind = PlaceExchange if has_places(neuron) else MaskExchange
-        return kind(self, neuron, self._fewest_in_group(neuron))
-
-    def _drop(self, those: list[Exchange], counts: Pool) -> tuple[int, float]:
-        """Choose what goes, of layers that are ranked together; how many are to be grown, and the largest score."""
-        device = those[0].neuron.weight.device
-        of_layers = []
-        for exchange in those:
-            of_layers.append(exchange.candidates().to(device))
-            self._give_back()
-        lengths, candidates = [len(scores) for scores in of_layers], joined(of_layers)
-        del of_layers
-        drops, grows = self.budget(self.schedule.progress(self._step), counts, candidates)
-        dropped = self._lowest([exchange.neuron for exchange in those], candidates, lengths, drops)
-        self._give_back()
-        for exchange, chosen in zip(those, dropped.split(lengths), strict=True):
-            exchange.drop(chosen)
-            self._give_back()
-        return grows, float(candidates[dropped].max()) if dropped.any() else 0.0
-
-    def _grow(self, those: list[Exchange], count: int, pool: list[int], gradients: list[Gradient | None]) -> None:
-        """Choose what comes."""
-        held = any(isinstance(exchange, PlaceExchange) for exchange in those)
-        best = Best(count if held else 0, torch.float64 if self.grows_at_random else torch.float32)
-        first = 0
-        for i, exchange in zip(pool, those, strict=True):
-            exchange.look(gradients[i], best, first)
-            gradients[i] = None
-            first += exchange.neuron.size
-            self._give_back()
-        device = those[0].neuron.weight.device
-        of_layers = [-exchange.openings().to(device) for exchange in those]
-        lengths = [len(scores) for scores in of_layers]
-        grown = self._lowest([exchange.neuron for exchange in those], joined(of_layers), lengths, count)
-        for exchange, chosen in zip(those, grown.split(lengths), strict=True):
-            exchange.grow(chosen)
-        self._give_back()
-
     def _carry_out(self, neuron: NeuronWeight, exchange: Exchange | None) -> tuple[int, int]:
         """Do what was chosen; returns how many connections exist no more, and how many are new."""
         if isinstance(exchange, PlaceExchange):
@@ -442,29 +376,3 @@ class Topology(SharedSteps):
         if not torch.equal(places, places_of(neuron)):
             now = Reconnection.to_places(neuron, places)
             reconnect(None if self._loaded else self.optimizer, neuron, now, self._fresh_state)
-
-    def _connections_of(self, neuron: NeuronWeight) -> int:
-        if self._shards is not None:
-            return self._counts[neuron.name]
-        return neuron.weight.numel() if has_places(neuron) else int(self._mask(neuron).sum())
-
-    def _pools(self) -> list[list[int]]:
-        """The layers, by index, that are ranked together."""
-        indices = list(range(len(self.layers)))
-        return [indices] if self.ranking == "network" else [[i] for i in indices]
-
-    def _count(self, pool: Sequence[int]) -> Pool:
-        layers = [self.layers[i] for i in pool]
-        return Pool(
-            units=sum(self.granularity.units(neuron) for neuron in layers),
-            active=sum(map(self._connections_of, layers)) // self.granularity.unit,
-            fewest=sum(self.granularity.fewest(neuron, self.min_fan_in) for neuron in layers),
-            start=sum(self._starts[i] for i in pool),
-            goal=sum(self._goals[i] for i in pool),
-        )
-
-    def _fewest_in_group(self, neuron: NeuronWeight) -> int:
-        """Units of a group that are never dropped; where a pattern is full at all times, growing restores it."""
-        if self.regrows_dropped and self.granularity.pattern is not None:
-            return 0
-        return self.granularity.fewest_in_group(neuron, self.min_fan_in)

@@ -54,7 +54,7 @@ class FactoredGradient:
         product = self.x.new_empty(min(rows, neurons), fan_in)
         for first in range(0, neurons, rows):
             dy = self.dy[first : first + rows]
-            yield from torch.mm(dy, self.x.t(), out=product[: len(dy)]).split(count)
+            yield from torch.split(torch.mm(dy, self.x.t(), out=product[: len(dy)]), count)
 
     def __truediv__(self, scale: Tensor) -> FactoredGradient:
         return FactoredGradient(self.dy / scale, self.x)
@@ -124,7 +124,7 @@ class Best:
 
     def add(self, scores: Tensor, places: Tensor) -> None:
         """Consider scores, shape (n,), at places of their own, ascending and larger than those that were offered."""
-        for score, place in zip(scores.split(_SPARE), places.split(_SPARE), strict=True):
+        for score, place in zip(torch.split(scores, _SPARE), torch.split(places, _SPARE), strict=True):
             if self._filled + len(score) > len(self._scores):
                 self._select()
             new = slice(self._filled, self._filled + len(score))
