@@ -17,7 +17,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lpsphere.integrations.sklearn import LpSphereClassifier, LpSphereRegressor
 from lpsphere.integrations.sklearn.base import _COMPACT_FROM
-from lpsphere.topology import METHODS
+from lpsphere.integrations.sklearn.fitting import auto_batch_size, auto_epochs
+from lpsphere.topology import METHODS, SemiPruning
 
 SMALL = {"hidden": (64, 32), "epochs": 30, "batch_size": 16, "random_state": 0}
 QUICK = {"hidden": (32,), "sparsity": 0.5, "batch_size": 32, "epochs": 20}
@@ -137,12 +138,12 @@ def test_a_prediction_does_not_depend_on_the_rows_beside_it(wine, fitted):
 
 def test_weights_say_how_likely_a_class_is():
     x, y = coins()
-    by_weight = small().fit(x, y, sample_weight=np.where(y == 1, 3.0, 1.0)).predict_proba(x)[:, 1]
+    by_weight = small(label_smoothing=0).fit(x, y, sample_weight=np.where(y == 1, 3.0, 1.0)).predict_proba(x)[:, 1]
     again = np.repeat(np.arange(len(y)), np.where(y == 1, 3, 1))
-    by_repetition = small().fit(x[again], y[again]).predict_proba(x)[:, 1]
+    by_repetition = small(label_smoothing=0).fit(x[again], y[again]).predict_proba(x)[:, 1]
     assert np.allclose(by_weight, 0.75, atol=0.06)
     assert np.allclose(by_repetition, 0.75, atol=0.06)
-    assert np.allclose(small().fit(x, y).predict_proba(x)[:, 1], 0.5, atol=0.06)
+    assert np.allclose(small(label_smoothing=0).fit(x, y).predict_proba(x)[:, 1], 0.5, atol=0.06)
 
 
 def test_a_row_of_weight_0_is_as_if_it_were_not_there(wine):
@@ -172,12 +173,14 @@ def test_weights_move_the_mean_of_a_regression():
 
 def test_class_weights_say_how_likely_a_class_is():
     x, y = coins()
-    weighted = small(class_weight={0: 1.0, 1: 3.0}).fit(x, y).predict_proba(x)[:, 1]
+    weighted = small(label_smoothing=0, class_weight={0: 1.0, 1: 3.0}).fit(x, y).predict_proba(x)[:, 1]
     assert np.allclose(weighted, 0.75, atol=0.06)
     rare = (y == 0) | (np.arange(len(y)) % 8 == 1)
     x, y = x[rare], y[rare]
-    assert small().fit(x, y).predict_proba(x)[:, 1].max() < 0.35
-    assert np.allclose(small(class_weight="balanced").fit(x, y).predict_proba(x)[:, 1], 0.5, atol=0.06)
+    assert small(label_smoothing=0).fit(x, y).predict_proba(x)[:, 1].max() < 0.35
+    assert np.allclose(
+        small(label_smoothing=0, class_weight="balanced").fit(x, y).predict_proba(x)[:, 1], 0.5, atol=0.06
+    )
 
 
 def test_early_stopping_ends_early_with_the_best_weights_at_the_target():
@@ -415,6 +418,23 @@ def test_progress_is_written_when_asked_for(wine, capsys):
     assert "validation score" in lines[-1]
     small(epochs=3).fit(*wine)
     assert capsys.readouterr().out == ""
+
+
+def test_a_fit_looks_at_the_connections_a_few_times_only(wine, monkeypatch):
+    updates = []
+    update = SemiPruning._update
+    monkeypatch.setattr(
+        SemiPruning, "_update", lambda self, *args: (updates.append(self._step), update(self, *args))[1]
+    )
+    estimator = small(epochs=100).fit(*wine)
+    assert 15 <= len(updates) <= 20
+    assert estimator.sparsity_ == pytest.approx(0.9, abs=1e-3)
+
+
+@pytest.mark.parametrize(("rows", "least", "most"), [(100, 100, 100), (1000, 490, 510), (10**6, 9_500, 10_500)])
+def test_large_tables_get_few_steps_a_row(rows, least, most):
+    per_epoch = rows // auto_batch_size(rows)
+    assert least <= auto_epochs(rows, per_epoch) * per_epoch <= most
 
 
 @pytest.mark.slow

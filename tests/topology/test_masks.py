@@ -16,6 +16,7 @@ from lpsphere.topology.masks import (
     random_units,
     set_mask,
     top_of_group,
+    zero_outside,
 )
 
 
@@ -131,3 +132,31 @@ def test_existing_masks_are_buffers_or_else_the_weights_that_are_not_zero():
         [[True, False, True], [False, True, True]],
         [[True, False], [True, True]],
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_what_a_mask_leaves_out_becomes_0_whatever_it_was(dtype, transposed):
+    x = torch.tensor([[1.0, -2.0, torch.nan], [torch.inf, -0.0, 3.5]]).to(dtype)
+    mask = torch.tensor([[True, False, False], [False, True, True]])
+    x, mask = (x.T, mask.T) if transposed else (x, mask)
+    expected = torch.where(mask, x, torch.zeros_like(x))
+    version = x._version
+    zero_outside(x, mask)
+    assert torch.equal(x, expected)
+    assert x._version > version  # LpSGD sees by it that a weight was changed
+
+
+def test_a_parameter_can_be_masked_in_place():
+    weight = nn.Parameter(torch.ones(2, 3))
+    zero_outside(weight, torch.eye(2, 3, dtype=torch.bool))
+    assert torch.equal(weight, torch.eye(2, 3))
+    assert weight.requires_grad
+
+
+def test_the_largest_of_each_group_is_the_first_of_the_sorted():
+    scores = torch.tensor([[0.5, 2.0, 2.0], [torch.nan, 1.0, torch.nan], [3.0, 1.0, 2.0], [1.0, 1.0, 1.0]])
+    among = torch.tensor([[True, True, True], [True, True, True], [False, True, True], [False, False, False]])
+    by_sorting = top_of_group(scores, among, torch.ones(4, dtype=torch.int64))
+    assert torch.equal(top_of_group(scores, among, 1), by_sorting)
+    assert by_sorting.int().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]]

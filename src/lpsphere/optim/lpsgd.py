@@ -55,7 +55,7 @@ class LpSGD(Optimizer):
         form: "dual" steps the dual weights v (the paper's), "primal" the weights (conditional gradient).
         maximize: Maximise instead of minimise.
         foreach: Use multi-tensor operations, or tensor after tensor; None: multi-tensor where all parameters are on
-            CUDA, and compiled code for the dual form of float32 weights on a CPU if they are 100,000 or more or of
+            CUDA, and compiled code for the dual form of float32 weights on a CPU if they are 16,384 or more or of
             sparse layers.
 
     Raises:

@@ -172,6 +172,4 @@ class PlaceExchange(Exchange):
 
 def _entries(chosen: Tensor, among: Tensor) -> Tensor:
     """A choice among the True entries of a mask, as a mask."""
-    entries = torch.zeros_like(among)
-    entries[among] = chosen.to(among.device)
-    return entries
+    return torch.zeros_like(among).masked_scatter_(among, chosen.to(among.device))

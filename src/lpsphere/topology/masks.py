@@ -20,9 +20,19 @@ __all__ = [
     "set_mask",
     "skip",
     "top_of_group",
+    "zero_outside",
 ]
 
 _BLOCK = 2**20
+
+
+_BITS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+}
+"""Integers as long as the numbers."""
 
 
 def buffer_name(neuron: NeuronWeight) -> str:
@@ -64,8 +74,22 @@ def apply_masks(model: nn.Module) -> nn.Module:
         for name, weight in module.named_parameters(recurse=False):
             mask = module._buffers.get(f"{name}_mask")
             if mask is not None:
-                local(weight).masked_fill_(~local(mask), 0)
+                zero_outside(local(weight), local(mask))
     return model
+
+
+@torch.no_grad()
+def zero_outside(x: Tensor, mask: Tensor) -> None:
+    """Set the entries of a tensor whose mask is False to 0, in place, also those that are not finite.
+
+    Args:
+        x: Any shape.
+        mask: bool, in the same shape.
+    """
+    if x.device.type == "cpu" and x.dtype in _BITS:  # there masked_fill_ takes nine times as long
+        x.view(_BITS[x.dtype]).bitwise_and_(mask.to(_BITS[x.dtype]).neg_())
+    else:
+        x.masked_fill_(~mask, 0)
 
 
 def lowest(scores: Tensor, count: int) -> Tensor:
@@ -109,7 +133,10 @@ def top_of_group(scores: Tensor, among: Tensor, count: int | Tensor) -> Tensor:
     """
     if isinstance(count, int) and count == 0:
         return torch.zeros_like(among)
-    order = scores.masked_fill(~among, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    scores = scores.masked_fill(~among, -torch.inf)
+    if isinstance(count, int) and count == 1:  # by far the most frequent: no need to sort
+        return torch.zeros_like(among).scatter_(1, scores.argmax(1, keepdim=True), True) & among
+    order = scores.argsort(dim=1, descending=True, stable=True)
     ranks = torch.arange(scores.shape[1], device=scores.device)
     first = ranks < torch.as_tensor(count, device=scores.device).reshape(-1, 1)
     return torch.zeros_like(among).scatter_(1, order, first.expand(order.shape)) & among

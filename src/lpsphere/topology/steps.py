@@ -21,7 +21,7 @@ from lpsphere.geometry import row_sums
 from lpsphere.memory import give_back
 from lpsphere.neurons import LpSphereWarning, NeuronWeight
 from lpsphere.topology.growth import FactoredGradient, Gradient
-from lpsphere.topology.masks import get_mask
+from lpsphere.topology.masks import get_mask, zero_outside
 from lpsphere.topology.places import clear_misfits, has_places, layer_of
 from lpsphere.topology.schedules import UpdateSchedule
 
@@ -153,7 +153,7 @@ class MaskedSteps(ABC):
             self._gradients = [g.clone() if g is not None and self.uses_gradient else g for _, _, g in gradients]
         for _, mask, gradient in gradients:
             if gradient is not None:
-                gradient.masked_fill_(~mask, 0)
+                zero_outside(gradient, mask)
 
     def _is_due(self) -> bool:
         """Whether the step that comes is one that updates the masks."""
@@ -222,7 +222,7 @@ class MaskedSteps(ABC):
             return  # GradScaler makes a fused optimizer skip the step, but not its hooks
         for neuron in self._masked:
             if neuron.name not in self._owned:
-                neuron.weight.masked_fill_(~self._mask(neuron), 0)
+                zero_outside(neuron.weight, self._mask(neuron))
         if not self._stepping:
             return  # torch calls the hooks within super().step() too: that is the same step
         self._stepping, self._loaded = False, False

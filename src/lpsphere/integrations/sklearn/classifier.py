@@ -40,9 +40,9 @@ class LpSphereClassifier(ClassifierMixin, LpSphereEstimator):  # type: ignore[mi
             "sgd", 0.001 for "adamw".
         other_lr: Peak learning rate of what is not on a sphere ("lpsgd"): output layer and batch norms. None: 0.1.
         weight_decay: Weight decay of what is not on a sphere.
-        label_smoothing: Of the cross-entropy, in [0, 1). With 0 small tables are learnt by heart, with probabilities
-            of 0 and 1.
-        epochs: Passes over the rows; "auto": as many as make rows / 2 steps, at most about 200 rows^(1/3) and at least
+        label_smoothing: Of the cross-entropy, in [0, 1); it draws probabilities together. With 0 small tables are
+            learnt by heart, with probabilities of 0 and 1.
+        epochs: Passes over the rows; "auto": as many as make rows / 2 steps, at most about 100 rows^(1/3) and at least
             100.
         batch_size: Rows of a step, at least 2; "auto": a thirty-second of them, between 64 and 1,024.
         schedule: Learning rate over training: "piecewise", "cosine" or "constant".
@@ -74,7 +74,7 @@ class LpSphereClassifier(ClassifierMixin, LpSphereEstimator):  # type: ignore[mi
 
     def __init__(
         self,
-        hidden: Sequence[int] = (256, 256),
+        hidden: Sequence[int] = (128, 128),
         *,
         sparsity: float = 0.9,
         p: float | Literal["auto"] = "auto",
@@ -83,7 +83,7 @@ class LpSphereClassifier(ClassifierMixin, LpSphereEstimator):  # type: ignore[mi
         lr: float | None = None,
         other_lr: float | None = None,
         weight_decay: float = 0.01,
-        label_smoothing: float = 0.05,
+        label_smoothing: float = 0.1,
         epochs: int | Literal["auto"] = "auto",
         batch_size: int | Literal["auto"] = "auto",
         schedule: str = "piecewise",

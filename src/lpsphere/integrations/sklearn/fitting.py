@@ -59,11 +59,11 @@ def auto_batch_size(rows: int) -> int:
 
 
 def auto_epochs(rows: int, steps_per_epoch: int) -> int:
-    """Epochs that make rows / 2 optimizer steps, at most about 200 rows^(1/3) and at least 100; 10 epochs or more.
+    """Epochs that make rows / 2 optimizer steps, at most about 100 rows^(1/3) and at least 100; 10 epochs or more.
 
     Small tables are learnt by heart if training goes on: half a step a row is what suits them.
     """
-    steps = max(100, min(rows / 2, 200 * math.pow(rows, 1 / 3)))
+    steps = max(100, min(rows / 2, 100 * math.pow(rows, 1 / 3)))
     return max(10, round(steps / steps_per_epoch))
 
 
