@@ -55,6 +55,7 @@ class MaskedSteps(ABC):
         self._taken: list[Tensor | None] | None = None  # the gradients that were masked for the coming step
         self._stepping = False
         self._overdue = False
+        self._rebuilt = False  # whether the last step was an update
         self._warned = False
         self._joined = False
         self._stale, self._loaded = False, False
@@ -227,6 +228,9 @@ class MaskedSteps(ABC):
             return  # torch calls the hooks within super().step() too: that is the same step
         self._stepping, self._loaded = False, False
         self._step += 1
+        if self._rebuilt:
+            self._give_back()  # the step after an update makes the index of the new connections, among its own tensors
+        self._rebuilt = kept is not None
         if kept is not None:
             self._make_up_for(self._dense_gradients(kept))
         self._keep_factors()
