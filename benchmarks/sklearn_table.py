@@ -12,22 +12,17 @@ writes the table to results/sklearn-table.md, too; --data climate computes that 
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
-import shlex
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sklearn
 import torch
 from numpy.typing import NDArray
+from reporting import command_line, save, show
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
@@ -37,7 +32,6 @@ from sklearn.preprocessing import StandardScaler
 
 from lpsphere.data import load
 from lpsphere.integrations.sklearn import LpSphereClassifier
-from lpsphere.text import markdown
 
 FOLDS, SHUFFLES = 5, 3
 OURS, SCALED, PLAIN = "LpSphereClassifier", "StandardScaler, MLPClassifier", "MLPClassifier"
@@ -95,7 +89,7 @@ def measure(name: str) -> list[dict[str, Any]]:
                 "sparsity": round(statistics.mean(sparsities), 6),
             }
         )
-        print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+        show(rows[-1])
     return rows
 
 
@@ -113,9 +107,8 @@ def readable(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
 
 def main() -> None:
     """Compute and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA))
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)  # the defaults end after 200 epochs, converged or not
@@ -124,20 +117,7 @@ def main() -> None:
     for name in options.data:
         found[name] = measure(name)
         rows = [row for name in DATA for row in found[name]]
-        if options.out is not None:
-            record = {
-                "command": shlex.join(["python", *sys.argv]),
-                "versions": {
-                    "scikit-learn": sklearn.__version__,
-                    "torch": torch.__version__,
-                    "python": platform.python_version(),
-                },
-                "folds": FOLDS,
-                "shuffles": SHUFFLES,
-                "rows": rows,
-            }
-            options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            options.out.with_suffix(".md").write_text(markdown(readable(rows)), encoding="utf-8")
+        save(options.out, packages=("scikit-learn",), table=readable(rows), folds=FOLDS, shuffles=SHUFFLES, rows=rows)
 
 
 if __name__ == "__main__":
