@@ -101,7 +101,7 @@ def life(how, name):
         if number == 6 and name == "lpsgd":
             found["stationarity"] = str(lp.stationarity(model, optimizer))
         optimizer.zero_grad()
-    found["summary"] = re.sub(r" +\de-1[5-7] ", " rounding ", str(lp.summary(model, optimizer)))
+    found["summary"] = re.sub(r" +(0e[+]00|\de-1[5-7]) ", " rounding ", str(lp.summary(model, optimizer)))
     found["prediction"] = str(lp.predict(model, p=1.3))
     found["end"], found["connections"], found["history"] = topology.sparsity, topology.connections, topology.history
     topology.finalize()
