@@ -38,7 +38,7 @@ from reporting import command_line, save, show, version_of
 from torch import Tensor, nn
 
 import lpsphere as lp
-from lpsphere.sparse import SparseLinear
+from lpsphere.sparse import SparseChain, SparseLinear
 
 SIZES = (784, 1024, 1024, 10)
 BATCH = 128
@@ -124,6 +124,11 @@ def perceptron(make: Callable[[int], nn.Module]) -> nn.Sequential:
     return nn.Sequential(make(0), nn.ReLU(), make(1), nn.ReLU(), make(2))
 
 
+def linear_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a network that have weights."""
+    return [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
+
+
 def sparse_layers(sparsity: float) -> list[SparseLinear]:
     """The layers of the sparse network."""
     return [SparseLinear(*SIZES[i : i + 2], sparsity=sparsity if i < 2 else 0.0, seed=i) for i in range(3)]
@@ -155,6 +160,8 @@ def contenders(sparsity: float) -> dict[str, Contender]:
         "masked": masked,
         "csr": sgd(perceptron(lambda i: CsrLinear(layers()[i]) if i < 2 else layers()[i].to_dense())),
         **of_sparselab(sparsity, sgd),
+        "chain": lpsgd(SparseChain(layers(), (True, True, False))),
+        "chain, SGD": sgd(SparseChain(layers(), (True, True, False))),
         "sparse": lpsgd(perceptron(lambda i: layers()[i])),
         "sparse, head": lpsgd(perceptron(lambda i: layers()[i] if i < 2 else layers()[i].to_dense())),
         "sparse, SGD": sgd(perceptron(lambda i: layers()[i])),
@@ -182,7 +189,7 @@ def check(sparsity: float, x: Tensor, labels: Tensor) -> None:
     those = contenders(sparsity)
     structure = sparse_layers(sparsity)
     for contender in (those["sparse"], those["sparse, head"]):  # LpSGD has put its weights on spheres
-        for layer, given in zip(list(contender.model.children())[::2], structure, strict=True):
+        for layer, given in zip(linear_layers(contender.model), structure, strict=True):
             if isinstance(layer, SparseLinear):
                 layer.weight.data.copy_(given.weight.data)
     expected: list[Tensor] = []
@@ -191,7 +198,7 @@ def check(sparsity: float, x: Tensor, labels: Tensor) -> None:
             continue
         loss = contender.backward(x, labels)
         found = [loss]
-        for layer, given in zip(list(contender.model.children())[::2], structure, strict=True):
+        for layer, given in zip(linear_layers(contender.model), structure, strict=True):
             weight = layer.values if isinstance(layer, CsrLinear) else layer.weight
             gradient = weight.grad if weight.ndim == 1 else weight.grad[given.rows.long(), given.columns.long()]
             found += [gradient, layer.bias.grad]

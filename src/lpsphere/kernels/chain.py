@@ -1,11 +1,11 @@
-"""Sparse layers one after another, for inference, in one compiled call. On memory addresses."""
+"""Sparse layers one after another in one compiled call, and their gradients in another. On memory addresses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
 import numpy as np
+import numpy.typing as npt
 
 from lpsphere.kernels.index import ConnectionIndex
 from lpsphere.kernels.products import Floats, checked, team_of, threads_for
@@ -67,6 +67,10 @@ class LayerChain:
         self._connections = sum(layer.index.connections for layer in self.layers)
         self._tile, self._zero = _TILE // kind.itemsize, kind.type(0)
         self._run, self._run_parallel = compiled_chain.run, compiled_chain.run_parallel
+        self._run_keeping, self._run_back = compiled_chain.run_keeping, compiled_chain.run_back
+        self._places = np.nonzero(plan[:, 2:4])
+        self._places[1][:] += 2
+        self._back: npt.NDArray[np.int64] | None = None
 
     def run(self, x: int, x_order: int, y: int, y_order: int, batch: int) -> bool:
         """Write what the layers make of X into Y, in as many threads as the products of `multiply` would take.
@@ -95,3 +99,64 @@ class LayerChain:
         tile = max(1, batch) if in_place else self._tile
         self._run(*self._arguments, x, x_order, y, y_order, batch, tile, self._zero)
         return True
+
+    @property
+    def kept_features(self) -> int:
+        """How many numbers `run_keeping` keeps for each sample."""
+        return int(self._plan[:, 5].sum())
+
+    def worth_keeping(self, batch: int) -> bool:
+        """Whether `run_keeping` is the way for so many samples.
+
+        It is not where there is work for several threads, which had better share the neurons of one layer after another.
+        """
+        return threads_for(self._connections * batch) == 1
+
+    def run_keeping(self, x: int, x_order: int, y: int, batch: int, kept: int) -> None:
+        """As `run`, in one thread, keeping what `run_back` needs.
+
+        Args:
+            x: Address of batch * in_features numbers of the layers' type.
+            x_order: How they lie there: 1 feature by feature, 0 sample by sample.
+            y: Address of room for batch * out_features of them, sample by sample.
+            batch: Number of samples.
+            kept: Address of room for batch * kept_features of them. No two of these may overlap.
+        """
+        self._run_keeping(*self._arguments, x, x_order, y, batch, self._tile, kept, self._zero)
+
+    def run_back(
+        self,
+        floats: Sequence[int],
+        gradients: Sequence[int],
+        x: tuple[int, int],
+        dy: tuple[int, int],
+        dx: int,
+        batch: int,
+        kept: int,
+    ) -> None:
+        """Write the gradients of all layers' weights and biases, and of the input.
+
+        Args:
+            floats: Addresses of the weights and, if it has any, biases of each layer, as they were in `run_keeping`.
+            gradients: Addresses of where the gradients of those go.
+            x: Address and order of the input, as there.
+            dy: Address of the gradient of y, batch * out_features numbers, and their order, likewise.
+            dx: Address of room for the gradient of x, which is laid there as x is; 0: not wanted.
+            batch: Number of samples.
+            kept: Address of what `run_keeping` kept.
+        """
+        if self._back is None:
+            self._back = self._backward_plan()
+        plan, back = self._plan.copy(), self._back.copy()
+        plan[self._places] = floats
+        back[self._places] = gradients
+        addresses = plan.ctypes.data, back.ctypes.data
+        self._run_back(*addresses, len(plan), *x, *dy, dx, batch, self._tile, kept, self._zero)
+
+    def _backward_plan(self) -> npt.NDArray[np.int64]:
+        """What `run_back` needs beside the plan, a row a layer; gradients go where the plan has weights and biases."""
+        self._transposed = [layer.index.transposed for layer in self.layers]  # kept, since addresses keep nothing
+        back = np.zeros((len(self.layers), 5), np.int64)
+        for row, (index, order) in zip(back, self._transposed, strict=True):
+            row[[0, 1, 4]] = index.pointers.ctypes.data, index.columns.ctypes.data, order.ctypes.data
+        return back

@@ -25,7 +25,17 @@ from numba.core.errors import RequireLiteralValue
 from numba.extending import intrinsic
 from numba.misc.special import literally
 
-__all__ = ["REGISTER", "Emitter", "gather", "multiply", "multiply_parallel", "sample", "sample_parallel"]
+__all__ = [
+    "REGISTER",
+    "Emitter",
+    "add_samples",
+    "bounded_multiply",
+    "gather",
+    "multiply",
+    "multiply_parallel",
+    "sample",
+    "sample_parallel",
+]
 
 REGISTER = 64
 """Bytes of the longest vector registers there are."""
@@ -50,6 +60,11 @@ class Emitter:
         """Where the data of the array among the arguments begins."""
         make = self.context.make_array(self._types[position])
         return make(self.context, self.builder, self._arguments[position]).data
+
+    def size(self, position: int) -> Any:
+        """How many elements the array among the arguments has."""
+        make = self.context.make_array(self._types[position])
+        return make(self.context, self.builder, self._arguments[position]).nitems
 
     def constant(self, number: int) -> Any:
         """An integer of the size of an index."""
@@ -145,16 +160,21 @@ def _sum_tile(
     row: Any,
     ends: Any,
     base: Any,
+    least: Any,
+    gate: Any,
 ) -> Any:
-    """y[row, tile] = base + the sum over the connections ends[0]..ends[1] of value * x[column, tile]."""
-    result = types.void(width, columns, values, x, y, stride, offset, row, ends, base)
+    """y[row, tile] = base + the sum over the connections ends[0]..ends[1] of value * x[column, tile].
+
+    What is below ``least`` becomes that, and what is where ``gate``, unless it is empty, is not above 0 becomes 0.
+    """
+    result = types.void(width, columns, values, x, y, stride, offset, row, ends, base, least, gate)
     tile_bytes = _literal(width)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         emit = Emitter(context, builder, signature.args, arguments, values.dtype)
         lanes, index = max(1, tile_bytes // emit.bytes), context.get_value_type(columns.dtype)
         column_data, value_data, x_data = emit.data(1), emit.data(2), emit.data(3)
-        stride, offset, row, ends, base = arguments[5:]
+        stride, offset, row, ends, base, least = arguments[5:11]
         # A register takes a product only when its last one is done: narrow tiles go on in several at once.
         totals = [_room(emit, lanes) for _ in range(_sums_at_once(tile_bytes))]
         builder.store(emit.splat(base, lanes), totals[0])
@@ -174,10 +194,68 @@ def _sum_tile(
         sums = [builder.load(total, typ=emit.vector(lanes)) for total in totals]
         while len(sums) > 1:
             sums = [builder.fadd(a, b) for a, b in zip(sums[::2], sums[1::2], strict=True)]
-        emit.store(sums[0], emit.data(4), builder.add(builder.mul(row, stride), offset))
+        _store_bounded(emit, sums[0], builder.add(builder.mul(row, stride), offset), least, y=4, gate=11)
         return context.get_dummy_value()
 
     return result, generate
+
+
+def _store_bounded(emit: Emitter, sums: Any, place: Any, least: Any, *, y: int, gate: int) -> None:
+    """Write sums, bounded as `bounded_multiply` says, to y; y and gate are the positions of arguments."""
+    builder, lanes = emit.builder, sums.type.count
+    floor, zero = emit.splat(least, lanes), ir.Constant(sums.type, None)
+    result = builder.select(builder.fcmp_ordered("<", sums, floor), floor, sums)
+    emit.store(result, emit.data(y), place)
+    with builder.if_then(builder.icmp_signed(">", emit.size(gate), emit.constant(0))):
+        closed = builder.fcmp_ordered("<=", emit.load(emit.data(gate), place, lanes), zero)
+        emit.store(builder.select(closed, zero, result), emit.data(y), place)
+
+
+@intrinsic(prefer_literal=True)
+def _sum_block(
+    _: Any, width: Any, values: Any, bias: Any, x: Any, y: Any, place: Any, features: Any, least: Any, gate: Any
+) -> Any:
+    """`_sum_tile` for the next few rows of a matrix without gaps, which share what they load of x.
+
+    ``place`` is (stride, offset of the tile, first row).
+    """
+    result = types.void(width, values, bias, x, y, place, features, least, gate)
+    tile_bytes = _literal(width)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = Emitter(context, builder, signature.args, arguments, values.dtype)
+        lanes, rows = max(1, tile_bytes // emit.bytes), range(_rows_at_once(tile_bytes))
+        value_data, bias_data, x_data = emit.data(1), emit.data(2), emit.data(3)
+        stride, offset, row = (builder.extract_value(arguments[5], i) for i in range(3))
+        features, least = arguments[6:8]
+        totals, numbers = [_room(emit, lanes) for _ in rows], [builder.add(row, emit.constant(i)) for i in rows]
+        for total in totals:
+            builder.store(ir.Constant(emit.vector(lanes), None), total)
+        with builder.if_then(builder.icmp_signed(">", emit.size(2), emit.constant(0))):
+            for total, number in zip(totals, numbers, strict=True):
+                base = builder.load(emit.pointer(bias_data, number, emit.element), typ=emit.element)
+                builder.store(emit.splat(base, lanes), total)
+
+        def add(feature: Any) -> None:
+            tile = emit.load(x_data, builder.add(builder.mul(feature, stride), offset), lanes)
+            for total, number in zip(totals, numbers, strict=True):
+                where = builder.add(builder.mul(number, features), feature)
+                value = builder.load(emit.pointer(value_data, where, emit.element), typ=emit.element)
+                old = builder.load(total, typ=emit.vector(lanes))
+                builder.store(emit.multiply_add(emit.splat(value, lanes), tile, old), total)
+
+        emit.loop(emit.constant(0), features, 1, add)
+        for total, number in zip(totals, numbers, strict=True):
+            sums = builder.load(total, typ=emit.vector(lanes))
+            _store_bounded(emit, sums, builder.add(builder.mul(number, stride), offset), least, y=4, gate=8)
+        return context.get_dummy_value()
+
+    return result, generate
+
+
+def _rows_at_once(tile_bytes: int) -> int:
+    """How many rows of a matrix without gaps to compute side by side: what the vector registers hold."""
+    return max(1, min(8, (1280 if WIDEST == 512 else 320) // tile_bytes))
 
 
 def _room(emit: Emitter, lanes: int) -> Any:
@@ -205,12 +283,14 @@ def _product_tile(
     place: Any,
     ends: Any,
     skip: Any,
+    totals: Any,
 ) -> Any:
     """dv[k] += <dy[row, tile], x[column of k, tile]>, for the connections ends[0]..ends[1] of a row.
 
-    ``place`` is (row, offset of the tile); where ``partly`` is 1, the tile's first ``skip`` samples do not count.
+    ``place`` is (row, offset of the tile); where ``partly`` is 1, the tile's first ``skip`` samples do not count. The
+    sum of dy[row, tile] is added to totals[row], unless that is empty.
     """
-    result = types.void(width, partly, columns, dy, x, dv, stride, place, ends, skip)
+    result = types.void(width, partly, columns, dy, x, dv, stride, place, ends, skip, totals)
     tile_bytes, masked = _literal(width), _literal(partly) == 1
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -219,7 +299,7 @@ def _product_tile(
         lanes = max(1, tile_bytes // emit.bytes)
         part = min(lanes, REGISTER // emit.bytes)
         column_data, x_data, dv_data = emit.data(2), emit.data(4), emit.data(5)
-        stride, place, ends, skip = arguments[6:]
+        stride, place, ends, skip = arguments[6:10]
         row, offset = (builder.extract_value(place, i) for i in range(2))
         start = builder.add(builder.mul(row, stride), offset)
         tile = emit.load(emit.data(3), start, lanes)
@@ -244,6 +324,13 @@ def _product_tile(
 
         first, last = (builder.extract_value(ends, i) for i in range(2))
         emit.loop_by(first, last, 4 if part >= 4 else 1, add)  # four share the steps that add up their lanes
+        with builder.if_then(builder.icmp_signed(">", emit.size(10), emit.constant(0))):
+            mine = tile if counted is None else builder.select(counted, tile, ir.Constant(emit.vector(lanes), None))
+            while mine.type.count > 1:
+                half = mine.type.count // 2
+                low, high = (emit.shuffle(mine, mine, list(range(i, i + half))) for i in (0, half))
+                mine = builder.fadd(low, high)
+            emit.store(builder.fadd(emit.load(emit.data(10), row, 1), mine), emit.data(10), row)
         return context.get_dummy_value()
 
     return result, generate
@@ -275,91 +362,143 @@ def _next_tile(batch: int, start: int, element: int) -> tuple[int, int]:
     return width // 2, start
 
 
+@intrinsic(prefer_literal=True)
+def _rows_of_block(_: Any, width: Any) -> Any:
+    """How many rows `_sum_block` computes."""
+    rows = _rows_at_once(_literal(width))
+    return types.intp(width), lambda context, *_: context.get_constant(types.intp, rows)
+
+
 @njit(nogil=True)
 def _multiply_tile(
-    width: int, pointers: Any, columns: Any, values: Any, bias: Any, x: Any, y: Any, offset: int, rows: tuple[int, int]
+    width: int,
+    pointers: Any,
+    columns: Any,
+    values: Any,
+    bias: Any,
+    x: Any,
+    y: Any,
+    offset: int,
+    rows: tuple[int, int],
+    least: Any,
+    gate: Any,
 ) -> None:
-    """One tile of `multiply`."""
+    """One tile of `bounded_multiply`."""
     literally(width)
-    for row in range(rows[0], rows[1]):
+    start, stride, features = rows[0], x.shape[1], x.shape[0]
+    if columns.size == (pointers.size - 1) * features and features > 0:
+        while start + _rows_of_block(width) <= rows[1]:
+            _sum_block(width, values, bias, x, y, (stride, offset, start), features, least, gate)  # type: ignore[call-arg]
+            start += _rows_of_block(width)
+    for row in range(start, rows[1]):
         base = bias[row] if bias.size else values.dtype.type(0)
         ends = (np.intp(pointers[row]), np.intp(pointers[row + 1]))
-        _sum_tile(width, columns, values, x, y, x.shape[1], offset, row, ends, base)  # type: ignore[call-arg]
+        _sum_tile(width, columns, values, x, y, stride, offset, row, ends, base, least, gate)  # type: ignore[call-arg]
 
 
-@njit(nogil=True, cache=True)
-def multiply(pointers: Any, columns: Any, values: Any, bias: Any, x: Any, y: Any, first: int, last: int) -> None:
-    """Y = W X + bias for the rows first..last; an empty bias is none."""
+@njit(nogil=True)
+def bounded_multiply(
+    pointers: Any, columns: Any, values: Any, bias: Any, x: Any, y: Any, first: int, last: int, least: Any, gate: Any
+) -> None:
+    """Y = W X + bias for the rows first..last; an empty bias is none.
+
+    What is below ``least`` becomes that, and what is where ``gate``, of the shape of y or empty, is not above 0
+    becomes 0.
+    """
     size, rows, start = x.itemsize, (first, last), 0
     while start < x.shape[1]:
         width, offset = _next_tile(x.shape[1], start, size)
         if width == 512:
-            _multiply_tile(512, pointers, columns, values, bias, x, y, offset, rows)
+            _multiply_tile(512, pointers, columns, values, bias, x, y, offset, rows, least, gate)
         elif width == 256:
-            _multiply_tile(256, pointers, columns, values, bias, x, y, offset, rows)
+            _multiply_tile(256, pointers, columns, values, bias, x, y, offset, rows, least, gate)
         elif width == 128:
-            _multiply_tile(128, pointers, columns, values, bias, x, y, offset, rows)
+            _multiply_tile(128, pointers, columns, values, bias, x, y, offset, rows, least, gate)
         elif width == 64:
-            _multiply_tile(64, pointers, columns, values, bias, x, y, offset, rows)
+            _multiply_tile(64, pointers, columns, values, bias, x, y, offset, rows, least, gate)
         elif width == 32:
-            _multiply_tile(32, pointers, columns, values, bias, x, y, offset, rows)
+            _multiply_tile(32, pointers, columns, values, bias, x, y, offset, rows, least, gate)
         elif width == 16:
-            _multiply_tile(16, pointers, columns, values, bias, x, y, offset, rows)
+            _multiply_tile(16, pointers, columns, values, bias, x, y, offset, rows, least, gate)
         elif width == 8:
-            _multiply_tile(8, pointers, columns, values, bias, x, y, offset, rows)
+            _multiply_tile(8, pointers, columns, values, bias, x, y, offset, rows, least, gate)
         else:
-            _multiply_tile(4, pointers, columns, values, bias, x, y, offset, rows)
+            _multiply_tile(4, pointers, columns, values, bias, x, y, offset, rows, least, gate)
         start = offset + width // size
 
 
 @njit(nogil=True)
 def _sample_rows(
-    width: int, partly: int, pointers: Any, columns: Any, dy: Any, x: Any, dv: Any, tile: tuple[int, int], rows: Any
+    width: int,
+    partly: int,
+    pointers: Any,
+    columns: Any,
+    dy: Any,
+    x: Any,
+    dv: Any,
+    tile: tuple[int, int],
+    rows: Any,
+    totals: Any,
 ) -> None:
     literally(width)
     literally(partly)
     for row in range(rows[0], rows[1]):
         ends = (np.intp(pointers[row]), np.intp(pointers[row + 1]))
-        _product_tile(width, partly, columns, dy, x, dv, x.shape[1], (row, tile[0]), ends, tile[1])  # type: ignore[call-arg]
+        _product_tile(width, partly, columns, dy, x, dv, x.shape[1], (row, tile[0]), ends, tile[1], totals)  # type: ignore[call-arg]
 
 
 @njit(nogil=True)
 def _sample_tile(
-    width: int, pointers: Any, columns: Any, dy: Any, x: Any, dv: Any, tile: tuple[int, int], rows: Any
+    width: int, pointers: Any, columns: Any, dy: Any, x: Any, dv: Any, tile: tuple[int, int], rows: Any, totals: Any
 ) -> None:
     """One tile, (offset, skipped samples), of `sample`."""
     literally(width)
     if tile[1] == 0:
-        _sample_rows(width, 0, pointers, columns, dy, x, dv, tile, rows)
+        _sample_rows(width, 0, pointers, columns, dy, x, dv, tile, rows, totals)
     else:
-        _sample_rows(width, 1, pointers, columns, dy, x, dv, tile, rows)
+        _sample_rows(width, 1, pointers, columns, dy, x, dv, tile, rows, totals)
+
+
+@njit(nogil=True)
+def add_samples(pointers: Any, columns: Any, dy: Any, x: Any, dv: Any, totals: Any, first: int, last: int) -> None:
+    """Add the products <dy[row], x[column]> of the connections of the rows first..last to dv.
+
+    The sums of these rows of dy are added to the totals, unless those are empty.
+    """
+    size, rows, start = x.itemsize, (first, last), 0
+    while start < x.shape[1]:
+        width, offset = _next_tile(x.shape[1], start, size)
+        tile = (offset, start - offset)
+        if width == 512:
+            _sample_tile(512, pointers, columns, dy, x, dv, tile, rows, totals)
+        elif width == 256:
+            _sample_tile(256, pointers, columns, dy, x, dv, tile, rows, totals)
+        elif width == 128:
+            _sample_tile(128, pointers, columns, dy, x, dv, tile, rows, totals)
+        elif width == 64:
+            _sample_tile(64, pointers, columns, dy, x, dv, tile, rows, totals)
+        elif width == 32:
+            _sample_tile(32, pointers, columns, dy, x, dv, tile, rows, totals)
+        elif width == 16:
+            _sample_tile(16, pointers, columns, dy, x, dv, tile, rows, totals)
+        elif width == 8:
+            _sample_tile(8, pointers, columns, dy, x, dv, tile, rows, totals)
+        else:
+            _sample_tile(4, pointers, columns, dy, x, dv, tile, rows, totals)
+        start = offset + width // size
 
 
 @njit(nogil=True, cache=True)
 def sample(pointers: Any, columns: Any, dy: Any, x: Any, dv: Any, first: int, last: int) -> None:
     """The products <dy[row], x[column]> of the connections of the rows first..last."""
-    size, rows, start = x.itemsize, (first, last), 0
     dv[pointers[first] : pointers[last]] = 0
-    while start < x.shape[1]:
-        width, offset = _next_tile(x.shape[1], start, size)
-        tile = (offset, start - offset)
-        if width == 512:
-            _sample_tile(512, pointers, columns, dy, x, dv, tile, rows)
-        elif width == 256:
-            _sample_tile(256, pointers, columns, dy, x, dv, tile, rows)
-        elif width == 128:
-            _sample_tile(128, pointers, columns, dy, x, dv, tile, rows)
-        elif width == 64:
-            _sample_tile(64, pointers, columns, dy, x, dv, tile, rows)
-        elif width == 32:
-            _sample_tile(32, pointers, columns, dy, x, dv, tile, rows)
-        elif width == 16:
-            _sample_tile(16, pointers, columns, dy, x, dv, tile, rows)
-        elif width == 8:
-            _sample_tile(8, pointers, columns, dy, x, dv, tile, rows)
-        else:
-            _sample_tile(4, pointers, columns, dy, x, dv, tile, rows)
-        start = offset + width // size
+    add_samples(pointers, columns, dy, x, dv, dv[:0], first, last)
+
+
+@njit(nogil=True, cache=True)
+def multiply(pointers: Any, columns: Any, values: Any, bias: Any, x: Any, y: Any, first: int, last: int) -> None:
+    """Y = W X + bias for the rows first..last; an empty bias is none."""
+    bounded_multiply(pointers, columns, values, bias, x, y, first, last, values.dtype.type(-np.inf), values[:0])
 
 
 @njit(nogil=True, cache=True, parallel=True)

@@ -16,9 +16,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-from lpsphere.kernels.compiled import REGISTER, Emitter, multiply
+from lpsphere.kernels.compiled import REGISTER, Emitter, add_samples, bounded_multiply, gather
 
-__all__ = ["run", "run_parallel"]
+__all__ = ["run", "run_back", "run_keeping", "run_parallel"]
 
 
 def _array_at(_: Any, address: Any, shape: Any, like: Any) -> Any:
@@ -123,11 +123,30 @@ def _layer(layer: Any, x: int, y: int, samples: int, like: Any) -> None:
     values = _array(layer[2], (connections,), like)
     bias = _array(layer[3], (neurons if layer[3] else 0,), like)
     given = _array(x, (layer[4], samples), like)
-    multiply(pointers, columns, values, bias, given, _array(y, (neurons, samples), like), 0, neurons)
-    if layer[7]:
-        flat = _array(y, (neurons * samples,), like)
-        for i in range(flat.size):
-            flat[i] = like if flat[i] < 0 else flat[i]
+    there, least = _array(y, (neurons, samples), like), like if layer[7] else type(like)(-np.inf)
+    bounded_multiply(pointers, columns, values, bias, given, there, 0, neurons, least, values[:0])
+
+
+@njit(nogil=True)
+def _bring(x: Any, turned: int, features: int, batch: int, first: int, last: int, place: int) -> None:
+    """The samples first..last of x as a tile, feature by feature, at a place."""
+    samples = last - first
+    there = _array(place, (features * samples,), x.dtype.type(0))
+    if turned:
+        _copy(x, first, batch, features, samples, there, 0, samples)
+    else:
+        _transpose(x, first * features, features, samples, features, there, 0, samples)
+
+
+@njit(nogil=True)
+def _take(y: Any, turned: int, features: int, batch: int, first: int, last: int, place: int) -> None:
+    """The tile at a place as the samples first..last of y."""
+    samples = last - first
+    there = _array(place, (features * samples,), y.dtype.type(0))
+    if turned:
+        _copy(there, 0, samples, features, samples, y, first, batch)
+    else:
+        _transpose(there, 0, samples, features, samples, y, first * features, features)
 
 
 @njit(nogil=True)
@@ -136,30 +155,27 @@ def _tile(
 ) -> None:
     """All layers for the samples first..last, with `_room` for what lies between two layers, and the next two."""
     count, samples, like = len(plan), last - first, x.dtype.type(0)
-    features, neurons = plan[0, 4], plan[count - 1, 5]
     alone = samples == batch
-    size = (room.size - REGISTER) // 2
-    start = (np.intp(room.ctypes.data) + REGISTER - 1) // REGISTER * REGISTER  # no vector may lie on two cache lines
-    places = start, start + size
+    places = _places(room)
     given, result = places
-    if not x_turned:
-        there = _array(given, (features * samples,), like)
-        _transpose(x, first * features, features, samples, features, there, 0, samples)
-    elif alone:
+    if x_turned and alone:
         given = np.intp(x.ctypes.data)
     else:
-        there = _array(given, (features * samples,), like)
-        _copy(x, first, batch, features, samples, there, 0, samples)
+        _bring(x, x_turned, plan[0, 4], batch, first, last, given)
     for i in range(count):
         if alone and y_turned and i == count - 1:
             result = np.intp(y.ctypes.data)
         _layer(plan[i], given, result, samples, like)
         given, result = result, places[i % 2]
-    there = _array(given, (neurons * samples,), like)
-    if not y_turned:
-        _transpose(there, 0, samples, neurons, samples, y, first * neurons, neurons)
-    elif not alone:
-        _copy(there, 0, samples, neurons, samples, y, first, batch)
+    if not (alone and y_turned):
+        _take(y, y_turned, plan[count - 1, 5], batch, first, last, given)
+
+
+@njit(nogil=True)
+def _places(room: Any) -> tuple[int, int]:
+    """The addresses of the two halves of a `_room`."""
+    start = (np.intp(room.ctypes.data) + REGISTER - 1) // REGISTER * REGISTER  # no vector may lie on two cache lines
+    return start, start + (room.size - REGISTER) // 2
 
 
 @njit(nogil=True)
@@ -198,3 +214,126 @@ def run_parallel(
     for i in prange((batch + tile - 1) // tile):
         room = _room(rows, min(batch, tile), inputs.itemsize)
         _tile(rows, inputs, x_turned, outputs, y_turned, batch, i * tile, min(batch, (i + 1) * tile), room)
+
+
+@njit(nogil=True)
+def _kept_features(plan: Any, layers: int) -> int:
+    """How many numbers so many layers give for a sample."""
+    return np.intp(plan[:layers, 5].sum())
+
+
+@njit(nogil=True, cache=True)
+def run_keeping(
+    plan: int, layers: int, x: int, x_turned: int, y: int, batch: int, tile: int, kept: int, like: Any
+) -> None:
+    """`run`, keeping what every layer gives for `run_back`, tile by tile and layer by layer; a row of y is a sample."""
+    rows = _array(plan, (layers, 8), np.int64(0))
+    inputs = _array(x, (batch * rows[0, 4],), like)
+    outputs = _array(y, (batch * rows[layers - 1, 5],), like)
+    room = _room(rows, min(batch, tile), inputs.itemsize)
+    for first in range(0, batch, tile):
+        last = min(batch, first + tile)
+        samples, given = last - first, _places(room)[0]
+        result = kept + first * _kept_features(rows, layers) * inputs.itemsize
+        _bring(inputs, x_turned, rows[0, 4], batch, first, last, given)
+        for i in range(layers):
+            _layer(rows[i], given, result, samples, like)
+            given, result = result, result + rows[i, 5] * samples * inputs.itemsize
+        _take(outputs, 0, rows[layers - 1, 5], batch, first, last, given)
+
+
+@njit(nogil=True)
+def _layer_back(
+    layer: Any, back: Any, ordered: Any, given: int, gated: int, dy: int, dx: int, samples: int, like: Any
+) -> None:
+    """Add the gradients of a layer's weights and biases; dX = W' dY, unless the address of dX is 0.
+
+    dX is what goes back through the ReLU that gave the layer's input, if it is gated.
+    """
+    features, neurons, connections = layer[4], layer[5], layer[6]
+    d, x = _array(dy, (neurons, samples), like), _array(given, (features, samples), like)
+    totals = _array(back[3], (neurons if back[3] else 0,), like)
+    pointers = _array(layer[0], (neurons + 1,), np.int32(0))
+    columns = _array(layer[1], (connections,), np.int32(0))
+    add_samples(pointers, columns, d, x, _array(back[2], (connections,), like), totals, 0, neurons)
+    if dx:
+        by_feature = _array(back[0], (features + 1,), np.int32(0))
+        rows = _array(back[1], (connections,), np.int32(0))
+        y, gate = _array(dx, (features, samples), like), _array(given, (features if gated else 0, samples), like)
+        bounded_multiply(by_feature, rows, ordered, ordered[:0], d, y, 0, features, type(like)(-np.inf), gate)
+
+
+@njit(nogil=True)
+def _values_by_feature(plan: Any, backs: Any, start: int, like: Any) -> Any:
+    """The weights of the layers from ``start`` on, in the order of their connections by feature, end to end."""
+    ordered, place = np.empty(plan[start:, 6].sum(), type(like)), 0
+    for i in range(start, len(plan)):
+        count = plan[i, 6]
+        order = _array(backs[i, 4], (count,), np.int32(0))
+        gather(_array(plan[i, 2], (count,), like), order, ordered[place : place + count])
+        place += count
+    return ordered
+
+
+@njit(nogil=True, cache=True)
+def run_back(
+    plan: int,
+    back: int,
+    layers: int,
+    x: int,
+    x_turned: int,
+    dy: int,
+    dy_turned: int,
+    dx: int,
+    batch: int,
+    tile: int,
+    kept: int,
+    like: Any,
+) -> None:
+    """The gradients of all weights and biases and, unless its address is 0, of the input, which lies as that does.
+
+    A row of ``back`` is a layer: the addresses of the pointers and neurons of its connections by feature, of where the
+    gradients of its weights and biases (0: none) go, and of the places of the connections by feature among its own.
+    """
+    rows, backs = _array(plan, (layers, 8), np.int64(0)), _array(back, (layers, 5), np.int64(0))
+    features, neurons, final = rows[0, 4], rows[layers - 1, 5], rows[layers - 1, 7]
+    inputs, given_dy = _array(x, (batch * features,), like), _array(dy, (batch * neurons,), like)
+    wanted_dx = _array(dx, (batch * features if dx else 0,), like)
+    for i in range(layers):
+        _array(backs[i, 2], (rows[i, 6],), like)[:] = 0
+        _array(backs[i, 3], (rows[i, 5] if backs[i, 3] else 0,), like)[:] = 0
+    ordered = _values_by_feature(rows, backs, 0 if dx else 1, like)
+    room, room_of_input = (
+        _room(rows, min(batch, tile), inputs.itemsize),
+        _room(rows[:1], min(batch, tile), inputs.itemsize),
+    )
+    for first in range(0, batch, tile):
+        last, (d, other), end = min(batch, first + tile), _places(room), ordered.size
+        size = (last - first) * inputs.itemsize
+        place = kept + (first * inputs.itemsize) * _kept_features(rows, layers)
+        _bring(given_dy, dy_turned, neurons, batch, first, last, d)
+        if final:
+            _close(place + _kept_features(rows, layers - 1) * size, d, neurons * (last - first), like)
+        for i in range(layers - 1, -1, -1):
+            given, wanted = (
+                place + _kept_features(rows, i - 1) * size if i else _places(room_of_input)[0],
+                i > 0 or dx != 0,
+            )
+            if i == 0:
+                _bring(inputs, x_turned, features, batch, first, last, given)
+            begin = end - rows[i, 6] if wanted else end
+            gated = rows[i - 1, 7] if i else 0
+            _layer_back(
+                rows[i], backs[i], ordered[begin:end], given, gated, d, other if wanted else 0, last - first, like
+            )
+            d, other, end = other, d, begin
+        if dx:
+            _take(wanted_dx, x_turned, features, batch, first, last, d)
+
+
+@njit(nogil=True)
+def _close(y: int, dy: int, count: int, like: Any) -> None:
+    """What goes back through a ReLU: dY where Y is above 0."""
+    there, passed = _array(y, (count,), like), _array(dy, (count,), like)
+    for i in range(count):
+        passed[i] = like if there[i] <= 0 else passed[i]

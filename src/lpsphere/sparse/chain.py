@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lpsphere.sparse.direct import DirectRun, needs_graph
+from lpsphere.sparse.direct import DirectRun, is_plain
 from lpsphere.sparse.linear import SparseLinear
 
 __all__ = ["SparseChain"]
@@ -78,24 +78,25 @@ class SparseChain(nn.Module):
         Raises:
             TypeError, ValueError: As `SparseLinear`.
         """
-        result = self._without_gradient(input)
+        result = self._in_one_call(input)
         if result is not None:
             return result
         for layer, follows in zip(self.layers, self.relu, strict=True):
             input = functional.relu(layer(input)) if follows else layer(input)
         return input
 
-    def _without_gradient(self, input: Tensor) -> Tensor | None:
-        """The output in one call; None where that is not possible."""
-        if needs_graph(input):
+    def _in_one_call(self, input: Tensor) -> Tensor | None:
+        """The output; None where the layers have to be called."""
+        if not is_plain(input):
             return None
         layers = tuple(self._modules["layers"]._modules.values())  # type: ignore[union-attr]
         before = self._direct
         if before is None or before[0] != layers or not before[1].fits():
             self._direct = before = self._prepared(layers)
-        if before is None or before[1].is_watched() or before[1].wants_gradients():
+        if before is None or before[1].is_watched():
             return None
-        return before[1](input)
+        run = before[1]
+        return run.differentiable(input) if run.wants_gradients(input) else run(input)
 
     def _prepared(self, layers: tuple[Any, ...]) -> tuple[tuple[nn.Module, ...], DirectRun] | None:
         if any(type(layer) is not SparseLinear for layer in layers) or not DirectRun.possible(layers):

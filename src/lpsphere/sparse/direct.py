@@ -1,4 +1,4 @@
-"""The way through sparse layers when no gradient is wanted: one compiled call on the tensors' memory."""
+"""The way through sparse layers in one compiled call on the tensors' memory, and back through them in another."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
 from torch.nn.modules import module as torch_module
 
 from lpsphere.kernels import ChainLayer, LayerChain
 
-__all__ = ["DirectRun", "needs_graph"]
+__all__ = ["DirectRun", "is_plain"]
 
 _version = attrgetter("_version")
-_GLOBAL_HOOKS = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
+_HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+_GLOBAL_HOOKS = [getattr(torch_module, f"_global_{name}") for name in _HOOKS]
 
 
-def needs_graph(input: Tensor) -> bool:
-    """Whether something else than the values of the output may be asked for, or the input is no plain tensor."""
-    return (
+def is_plain(input: Tensor) -> bool:
+    """Whether the input is a plain tensor on the CPU, and nothing but values and gradients will be asked for."""
+    return not (
         type(input) is not Tensor
-        or (input.requires_grad and torch.is_grad_enabled())
         or torch.compiler.is_compiling()
         or torch._C._is_tracing()
         or forward_ad._current_level >= 0
@@ -53,14 +54,15 @@ class DirectRun:
         for layer, follows in zip(layers, relu, strict=True):
             self._tensors += [(layer._parameters, name, layer._parameters[name]) for name in ("weight", "bias")]
             self._tensors += [(layer._buffers, name, layer._buffers[name]) for name in ("row_pointers", "columns")]
-            self._hooks += [layer._forward_hooks, layer._forward_pre_hooks]
+            self._hooks += [getattr(layer, f"_{name}") for name in _HOOKS]
             values, bias = layer.weight.detach().numpy(), layer.bias
             chain.append(ChainLayer(layer._index(), values, None if bias is None else bias.detach().numpy(), follows))
         self._floats: list[Tensor] = [p for layer in layers for p in layer._parameters.values() if p is not None]
         self._integers: list[Tensor] = [tensor for layer in layers for tensor in (layer.row_pointers, layer.columns)]
         self._places = [*map(Tensor.data_ptr, self._floats)]
         self._versions = [*map(_version, self._integers)]
-        self._run = LayerChain(chain).run
+        self._layers, self._chain = tuple(layers), LayerChain(chain)
+        self._run = self._chain.run
 
     @staticmethod
     def possible(layers: Sequence[Any]) -> bool:
@@ -87,9 +89,9 @@ class DirectRun:
             return False
         return [*map(_version, self._integers)] == self._versions
 
-    def wants_gradients(self) -> bool:
-        """Whether one of the weights or biases needs its gradient."""
-        return torch.is_grad_enabled() and any(p.requires_grad for p in self._floats)
+    def wants_gradients(self, x: Tensor) -> bool:
+        """Whether the input, or one of the weights or biases, needs its gradient."""
+        return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self._floats))
 
     def is_watched(self) -> bool:
         """Whether someone asks to be told of the calls of single layers."""
@@ -97,19 +99,66 @@ class DirectRun:
 
     def __call__(self, x: Tensor) -> Tensor | None:
         """What the layers make of a plain tensor; None if it does not fit them, or is better taken layer by layer."""
-        shape, features, dtype = x.shape, self.in_features, self.dtype
-        if x.dtype is not dtype or not shape or shape[-1] != features:
+        flat = self._flat(x)
+        if flat is None:
+            return None
+        batch, neurons, turned = flat.shape[0], self.out_features, self._feature_major
+        y = flat.new_empty_strided((batch, neurons), (1, batch) if turned else (neurons, 1))
+        if not self._run(flat.data_ptr(), _order(flat), y.data_ptr(), 1 if turned or batch == 1 else 0, batch):
+            return None
+        return self._shaped(y, x)
+
+    def differentiable(self, x: Tensor) -> Tensor | None:
+        """The same, to be differentiated once; None, too, if some of the weights or biases are frozen."""
+        flat = self._flat(x)
+        if flat is None or not all(p.requires_grad for p in self._floats):
+            return None
+        if any(layer._factors is not None for layer in self._layers) or not self._chain.worth_keeping(flat.shape[0]):
+            return None
+        y: Tensor = _ChainProduct.apply(self._chain, flat, self.out_features, *self._floats)  # type: ignore[no-untyped-call]
+        return self._shaped(y, x)
+
+    def _flat(self, x: Tensor) -> Tensor | None:
+        """Samples by features, contiguous or feature-major; None if it does not fit the layers."""
+        shape, features = x.shape, self.in_features
+        if x.dtype is not self.dtype or not shape or shape[-1] != features:
             return None
         flat = x if len(shape) == 2 else x.reshape(-1, features)
-        batch = flat.shape[0]
-        order = 0
-        if not flat.is_contiguous():
-            order = int(flat.t().is_contiguous())
-            flat = flat if order else flat.contiguous()
-        neurons, turned = self.out_features, self._feature_major
-        strides = (1, batch) if turned else (neurons, 1)
-        y = flat.new_empty_strided((batch, neurons), strides)
-        one = batch == 1  # which makes both orders the same
-        if not self._run(flat.data_ptr(), 1 if one else order, y.data_ptr(), 1 if turned or one else 0, batch):
-            return None
-        return y if len(shape) == 2 else y.reshape(*shape[:-1], neurons)
+        return flat if flat.is_contiguous() or flat.t().is_contiguous() else flat.contiguous()
+
+    def _shaped(self, y: Tensor, x: Tensor) -> Tensor:
+        return y if x.ndim == 2 else y.reshape(*x.shape[:-1], self.out_features)
+
+
+def _order(flat: Tensor) -> int:
+    """1 if the tensor lies feature by feature, also where both orders are the same; 0 if sample by sample."""
+    return int(not flat.is_contiguous() or flat.shape[0] == 1)
+
+
+class _ChainProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, chain: LayerChain, x: Tensor, neurons: int, *parameters: Tensor) -> Tensor:
+        batch = x.shape[0]
+        y, kept = x.new_empty((batch, neurons)), x.new_empty(batch * chain.kept_features)
+        chain.run_keeping(x.data_ptr(), _order(x), y.data_ptr(), batch, kept.data_ptr())
+        ctx.chain = chain
+        ctx.save_for_backward(x, kept, *parameters)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        x, kept, *parameters = ctx.saved_tensors
+        dy = dy if dy.is_contiguous() or dy.t().is_contiguous() else dy.contiguous()
+        dx = torch.empty_like(x) if ctx.needs_input_grad[1] else None
+        gradients = [torch.empty_like(parameter) for parameter in parameters]
+        ctx.chain.run_back(
+            [*map(Tensor.data_ptr, parameters)],
+            [*map(Tensor.data_ptr, gradients)],
+            (x.data_ptr(), _order(x)),
+            (dy.data_ptr(), _order(dy)),
+            0 if dx is None else dx.data_ptr(),
+            len(x),
+            kept.data_ptr(),
+        )
+        return None, dx, None, *gradients

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lpsphere.kernels import ConnectionIndex
 from lpsphere.neurons import NeuronLayout, NeuronWeight, SegmentLayout
-from lpsphere.sparse.direct import DirectRun, needs_graph
+from lpsphere.sparse.direct import DirectRun, is_plain
 from lpsphere.sparse.product import sparse_product
 from lpsphere.sparse.structure import (
     check_saved_structure,
@@ -318,13 +318,13 @@ class SparseLinear(nn.Module):
 
     def _without_gradient(self, input: Tensor) -> Tensor | None:
         """The output where no gradient is wanted and no type is to be converted; None elsewhere."""
-        if needs_graph(input):
+        if not is_plain(input) or (input.requires_grad and torch.is_grad_enabled()):
             return None
         run = self._direct
         if run is None or not run.fits():
             run = DirectRun((self,), (False,), feature_major=True) if DirectRun.possible((self,)) else None
             self._direct = run
-        return None if run is None or run.wants_gradients() else run(input)
+        return None if run is None or run.wants_gradients(input) else run(input)
 
     def _keep_factors_of(self, y: Tensor, x: Tensor) -> None:
         if self._factors and (self.weight.grad is None or not self.weight.grad.any()):
