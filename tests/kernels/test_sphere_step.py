@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lpsphere.kernels.sphere_step import dual_step
+from lpsphere.kernels.sphere_step import dual_steps
 
 LENGTHS = [5, 0, 1, 130, 2, 0]
 SETTINGS = (1.2, 0.05, 0.9, 0.7)
@@ -17,8 +17,11 @@ def arrays(seed, lengths):
 
 
 def step(lengths, w, v, gradient, momentum, mask, radii, flags=(True, False)):
-    pointers = np.cumsum([0, *lengths])
-    dual_step(pointers, w, v, gradient, momentum, mask, radii, SETTINGS, flags)
+    pointers = np.cumsum([0, *lengths]).astype(np.int32)
+    parts = [pointers, w, v, gradient, momentum, mask, radii if len(radii) == len(lengths) else None]
+    addresses = [0 if part is None else part.ctypes.data for part in parts]
+    table = np.array([[len(lengths), len(w), *addresses]], np.int64)
+    dual_steps(table.ctypes.data, 1, np.array([[radii[0], SETTINGS[3]]], np.float32), SETTINGS[:3], flags)
 
 
 @pytest.mark.parametrize(("moving", "masked", "own_radii"), [*itertools.product([False, True], repeat=3)])

@@ -13,11 +13,11 @@ def counted(monkeypatch):
     """The shapes of the weights that took compiled steps."""
     shapes = []
 
-    def step(param, *args, **kwargs):
-        shapes.append(tuple(param.shape))
-        compiled.compiled_step(param, *args, **kwargs)
+    def steps(weights, **settings):
+        shapes.extend(tuple(stepped.param.shape) for stepped in weights)
+        compiled.compiled_steps(weights, **settings)
 
-    monkeypatch.setattr(lpsgd, "compiled_step", step)
+    monkeypatch.setattr(lpsgd, "compiled_steps", steps)
     return shapes
 
 

@@ -109,7 +109,7 @@ def test_fifty_steps_are_those_of_the_twin(dtype, form, compiled, radius, p, mom
 def test_float32_values_take_compiled_steps_however_few_they_are(monkeypatch, compiled):
     taken = []
     monkeypatch.setattr(lpsgd, "WORTH_COMPILING", 10**9)
-    monkeypatch.setattr(lpsgd, "compiled_step", lambda param, *args, **kwargs: taken.append(param.shape))
+    monkeypatch.setattr(lpsgd, "compiled_steps", lambda weights, **_: taken.extend(one.param.shape for one in weights))
     model, _, _ = networks(torch.float32)
     train(model, optimizer_of(model, foreach=None if compiled else False), 1)
     assert taken == ([model[0].weight.shape] if compiled else [])

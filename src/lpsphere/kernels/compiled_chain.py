@@ -14,37 +14,11 @@ import numpy as np
 from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np.arrayobj import populate_array
 
+from lpsphere.kernels.addresses import array_at
 from lpsphere.kernels.compiled import REGISTER, Emitter, add_samples, bounded_multiply, gather
 
 __all__ = ["run", "run_back", "run_keeping", "run_parallel"]
-
-
-def _array_at(_: Any, address: Any, shape: Any, like: Any) -> Any:
-    """The C-contiguous array at an address, with elements of the type of ``like``."""
-    result = types.Array(like, shape.count, "C")
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(result)(context, builder)
-        size = context.get_abi_sizeof(context.get_value_type(like))
-        sizes, strides = cgutils.unpack_tuple(builder, arguments[1]), [context.get_constant(types.intp, size)]  # type: ignore[no-untyped-call]
-        for count in sizes[:0:-1]:
-            strides.insert(0, builder.mul(strides[0], count))
-        populate_array(  # type: ignore[no-untyped-call]
-            array,
-            data=builder.inttoptr(arguments[0], array.data.type),
-            shape=cgutils.pack_array(builder, sizes),  # type: ignore[no-untyped-call]
-            strides=cgutils.pack_array(builder, strides),  # type: ignore[no-untyped-call]
-            itemsize=strides[-1],
-            meminfo=None,
-        )
-        return array._getvalue()
-
-    return result(address, shape, like), generate
-
-
-_array: Any = intrinsic(_array_at)
 
 
 def _transposed_block(_: Any, x: Any, start: Any, stride: Any, y: Any, place: Any, width: Any) -> Any:
@@ -118,12 +92,12 @@ def _copy(x: Any, start: int, stride: int, rows: int, columns: int, y: Any, plac
 def _layer(layer: Any, x: int, y: int, samples: int, like: Any) -> None:
     """Y = W X + b, or what of it is above 0, where the plan says so."""
     neurons, connections = layer[5], layer[6]
-    pointers = _array(layer[0], (neurons + 1,), np.int32(0))
-    columns = _array(layer[1], (connections,), np.int32(0))
-    values = _array(layer[2], (connections,), like)
-    bias = _array(layer[3], (neurons if layer[3] else 0,), like)
-    given = _array(x, (layer[4], samples), like)
-    there, least = _array(y, (neurons, samples), like), like if layer[7] else type(like)(-np.inf)
+    pointers = array_at(layer[0], (neurons + 1,), np.int32(0))
+    columns = array_at(layer[1], (connections,), np.int32(0))
+    values = array_at(layer[2], (connections,), like)
+    bias = array_at(layer[3], (neurons if layer[3] else 0,), like)
+    given = array_at(x, (layer[4], samples), like)
+    there, least = array_at(y, (neurons, samples), like), like if layer[7] else type(like)(-np.inf)
     bounded_multiply(pointers, columns, values, bias, given, there, 0, neurons, least, values[:0])
 
 
@@ -131,7 +105,7 @@ def _layer(layer: Any, x: int, y: int, samples: int, like: Any) -> None:
 def _bring(x: Any, turned: int, features: int, batch: int, first: int, last: int, place: int) -> None:
     """The samples first..last of x as a tile, feature by feature, at a place."""
     samples = last - first
-    there = _array(place, (features * samples,), x.dtype.type(0))
+    there = array_at(place, (features * samples,), x.dtype.type(0))
     if turned:
         _copy(x, first, batch, features, samples, there, 0, samples)
     else:
@@ -142,7 +116,7 @@ def _bring(x: Any, turned: int, features: int, batch: int, first: int, last: int
 def _take(y: Any, turned: int, features: int, batch: int, first: int, last: int, place: int) -> None:
     """The tile at a place as the samples first..last of y."""
     samples = last - first
-    there = _array(place, (features * samples,), y.dtype.type(0))
+    there = array_at(place, (features * samples,), y.dtype.type(0))
     if turned:
         _copy(there, 0, samples, features, samples, y, first, batch)
     else:
@@ -195,9 +169,9 @@ def run(plan: int, layers: int, x: int, x_turned: int, y: int, y_turned: int, ba
     A row of the plan is a layer: the addresses of its pointers, columns, weights and biases (0: none), the numbers of
     its input features, neurons and connections, and 1 where of its outputs what is above 0 goes on.
     """
-    rows = _array(plan, (layers, 8), np.int64(0))
-    inputs = _array(x, (batch * rows[0, 4],), like)
-    outputs = _array(y, (batch * rows[layers - 1, 5],), like)
+    rows = array_at(plan, (layers, 8), np.int64(0))
+    inputs = array_at(x, (batch * rows[0, 4],), like)
+    outputs = array_at(y, (batch * rows[layers - 1, 5],), like)
     room = _room(rows, min(batch, tile), inputs.itemsize)
     for first in range(0, batch, tile):
         _tile(rows, inputs, x_turned, outputs, y_turned, batch, first, min(batch, first + tile), room)
@@ -208,9 +182,9 @@ def run_parallel(
     plan: int, layers: int, x: int, x_turned: int, y: int, y_turned: int, batch: int, tile: int, like: Any
 ) -> None:
     """`run` with the tiles shared among the threads."""
-    rows = _array(plan, (layers, 8), np.int64(0))
-    inputs = _array(x, (batch * rows[0, 4],), like)
-    outputs = _array(y, (batch * rows[layers - 1, 5],), like)
+    rows = array_at(plan, (layers, 8), np.int64(0))
+    inputs = array_at(x, (batch * rows[0, 4],), like)
+    outputs = array_at(y, (batch * rows[layers - 1, 5],), like)
     for i in prange((batch + tile - 1) // tile):
         room = _room(rows, min(batch, tile), inputs.itemsize)
         _tile(rows, inputs, x_turned, outputs, y_turned, batch, i * tile, min(batch, (i + 1) * tile), room)
@@ -227,9 +201,9 @@ def run_keeping(
     plan: int, layers: int, x: int, x_turned: int, y: int, batch: int, tile: int, kept: int, like: Any
 ) -> None:
     """`run`, keeping what every layer gives for `run_back`, tile by tile and layer by layer; a row of y is a sample."""
-    rows = _array(plan, (layers, 8), np.int64(0))
-    inputs = _array(x, (batch * rows[0, 4],), like)
-    outputs = _array(y, (batch * rows[layers - 1, 5],), like)
+    rows = array_at(plan, (layers, 8), np.int64(0))
+    inputs = array_at(x, (batch * rows[0, 4],), like)
+    outputs = array_at(y, (batch * rows[layers - 1, 5],), like)
     room = _room(rows, min(batch, tile), inputs.itemsize)
     for first in range(0, batch, tile):
         last = min(batch, first + tile)
@@ -251,15 +225,15 @@ def _layer_back(
     dX is what goes back through the ReLU that gave the layer's input, if it is gated.
     """
     features, neurons, connections = layer[4], layer[5], layer[6]
-    d, x = _array(dy, (neurons, samples), like), _array(given, (features, samples), like)
-    totals = _array(back[3], (neurons if back[3] else 0,), like)
-    pointers = _array(layer[0], (neurons + 1,), np.int32(0))
-    columns = _array(layer[1], (connections,), np.int32(0))
-    add_samples(pointers, columns, d, x, _array(back[2], (connections,), like), totals, 0, neurons)
+    d, x = array_at(dy, (neurons, samples), like), array_at(given, (features, samples), like)
+    totals = array_at(back[3], (neurons if back[3] else 0,), like)
+    pointers = array_at(layer[0], (neurons + 1,), np.int32(0))
+    columns = array_at(layer[1], (connections,), np.int32(0))
+    add_samples(pointers, columns, d, x, array_at(back[2], (connections,), like), totals, 0, neurons)
     if dx:
-        by_feature = _array(back[0], (features + 1,), np.int32(0))
-        rows = _array(back[1], (connections,), np.int32(0))
-        y, gate = _array(dx, (features, samples), like), _array(given, (features if gated else 0, samples), like)
+        by_feature = array_at(back[0], (features + 1,), np.int32(0))
+        rows = array_at(back[1], (connections,), np.int32(0))
+        y, gate = array_at(dx, (features, samples), like), array_at(given, (features if gated else 0, samples), like)
         bounded_multiply(by_feature, rows, ordered, ordered[:0], d, y, 0, features, type(like)(-np.inf), gate)
 
 
@@ -269,8 +243,8 @@ def _values_by_feature(plan: Any, backs: Any, start: int, like: Any) -> Any:
     ordered, place = np.empty(plan[start:, 6].sum(), type(like)), 0
     for i in range(start, len(plan)):
         count = plan[i, 6]
-        order = _array(backs[i, 4], (count,), np.int32(0))
-        gather(_array(plan[i, 2], (count,), like), order, ordered[place : place + count])
+        order = array_at(backs[i, 4], (count,), np.int32(0))
+        gather(array_at(plan[i, 2], (count,), like), order, ordered[place : place + count])
         place += count
     return ordered
 
@@ -295,13 +269,13 @@ def run_back(
     A row of ``back`` is a layer: the addresses of the pointers and neurons of its connections by feature, of where the
     gradients of its weights and biases (0: none) go, and of the places of the connections by feature among its own.
     """
-    rows, backs = _array(plan, (layers, 8), np.int64(0)), _array(back, (layers, 5), np.int64(0))
+    rows, backs = array_at(plan, (layers, 8), np.int64(0)), array_at(back, (layers, 5), np.int64(0))
     features, neurons, final = rows[0, 4], rows[layers - 1, 5], rows[layers - 1, 7]
-    inputs, given_dy = _array(x, (batch * features,), like), _array(dy, (batch * neurons,), like)
-    wanted_dx = _array(dx, (batch * features if dx else 0,), like)
+    inputs, given_dy = array_at(x, (batch * features,), like), array_at(dy, (batch * neurons,), like)
+    wanted_dx = array_at(dx, (batch * features if dx else 0,), like)
     for i in range(layers):
-        _array(backs[i, 2], (rows[i, 6],), like)[:] = 0
-        _array(backs[i, 3], (rows[i, 5] if backs[i, 3] else 0,), like)[:] = 0
+        array_at(backs[i, 2], (rows[i, 6],), like)[:] = 0
+        array_at(backs[i, 3], (rows[i, 5] if backs[i, 3] else 0,), like)[:] = 0
     ordered = _values_by_feature(rows, backs, 0 if dx else 1, like)
     room, room_of_input = (
         _room(rows, min(batch, tile), inputs.itemsize),
@@ -334,6 +308,6 @@ def run_back(
 @njit(nogil=True)
 def _close(y: int, dy: int, count: int, like: Any) -> None:
     """What goes back through a ReLU: dY where Y is above 0."""
-    there, passed = _array(y, (count,), like), _array(dy, (count,), like)
+    there, passed = array_at(y, (count,), like), array_at(dy, (count,), like)
     for i in range(count):
         passed[i] = like if there[i] <= 0 else passed[i]

@@ -3,7 +3,7 @@
 Rows lie end to end, of one length where all weights exist, or of as many connections as each neuron has: in chunks of
 16, since most rows of a sparse network are too short for what compilers make of a loop.
 
-Knows arrays; nothing of parameters, groups or masks' owners.
+Knows arrays and addresses; nothing of parameters, groups or masks' owners.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numba import njit
 
+from lpsphere.kernels.addresses import array_at
 from lpsphere.kernels.lanes import (
     LANES,
     add_product,
@@ -33,7 +34,7 @@ from lpsphere.kernels.lanes import (
 )
 from lpsphere.kernels.powers import head_and_tail
 
-__all__ = ["dual_step"]
+__all__ = ["dual_steps"]
 
 _ONE = np.float32(1)
 _ROUNDING = np.float32(16 * np.finfo(np.float32).eps)
@@ -52,45 +53,71 @@ def _compiled(function: Function) -> Function:
 
 
 @_compiled
-def dual_step(
-    pointers: Any, w: Any, v: Any, gradient: Any, momentum: Any, mask: Any, radii: Any, settings: Any, flags: Any
-) -> None:
-    """One step of every row, in place.
+def dual_steps(table: int, tensors: int, constants: Any, settings: Any, flags: Any) -> None:
+    """One step of every row of some tensors, in place.
 
     Args:
-        pointers: Where each row begins, and where the last ends, integers (rows + 1,).
-        w: Weights, float32 (entries,).
-        v: Dual weights, as w.
-        gradient: As w; left as it is.
-        momentum: As w, or None for a step along the gradient.
-        mask: bool, as w, or None for all connections.
-        radii: Radius of each row, float32 (rows,), or of all of them, (1,).
-        settings: p, eta, mu and what the gradient is multiplied by when it is added to the momentum.
+        table: Address of int64 (tensors, 9), a row a tensor: the numbers of its rows and entries; addresses of where
+            each row begins and the last ends, int32 (rows + 1,), or 0 for rows of one length; of its weights w, dual
+            weights v and gradient, float32 (entries,); of its momentum, likewise, or 0 for a step along the gradient;
+            of its mask, bool (entries,), or 0 for all connections; of the radius of each row, float32 (rows,), or 0.
+            The gradient is left as it is.
+        tensors: Number of tensors.
+        constants: float32 (tensors, 2), a row a tensor: the radius of all of its rows, if they have no others; what its
+            gradient is multiplied by when it is added to the momentum.
+        settings: p, eta, mu.
         flags: Whether the momentum is Nesterov's; whether the gradient is to be negated.
     """
+    for i, row in enumerate(array_at(table, (tensors, 9), np.int64(0))):
+        rows, entries = row[0], row[1]
+        pointers = array_at(row[2], (rows + 1 if row[2] else 0,), np.int32(0))
+        w = array_at(row[3], (entries,), np.float32(0))
+        v = array_at(row[4], (entries,), np.float32(0))
+        gradient = array_at(row[5], (entries,), np.float32(0))
+        momentum = array_at(row[6], (entries if row[6] else 0,), np.float32(0))
+        mask = array_at(row[7], (entries if row[7] else 0,), np.bool_(0))
+        radii = array_at(row[8], (rows,), np.float32(0)) if row[8] else constants[i, :1]
+        _step_rows(rows, pointers, w, v, gradient, momentum, mask, radii, (*settings, constants[i, 1]), flags)
+
+
+@_compiled
+def _step_rows(
+    rows: int,
+    pointers: Any,
+    w: Any,
+    v: Any,
+    gradient: Any,
+    momentum: Any,
+    mask: Any,
+    radii: Any,
+    settings: Any,
+    flags: Any,
+) -> None:
     p, eta, mu, gain = settings
     q = p / (p - 1)
-    rows, longest = pointers.size - 1, 0
-    for i in range(rows):
-        longest = max(longest, pointers[i + 1] - pointers[i])
+    length = w.size // max(1, rows)
+    longest = 0 if pointers.size else length
+    for i in range(pointers.size - 1):
+        longest = max(longest, np.intp(pointers[i + 1] - pointers[i]))
     room = np.empty((2, max(_whole(longest), _ENTRIES)), np.float32)
-    scales, totals = np.empty(LANES, np.float32), np.ones(LANES, np.float32)
+    scales, totals, ends = np.empty(LANES, np.float32), np.ones(LANES, np.float32), np.empty(LANES + 1, np.intp)
     first = 0
     while first < rows:
         last, entries = first, 0
+        ends[0] = pointers[first] if pointers.size else first * length
         while last < min(rows, first + LANES):
-            entries += _whole(pointers[last + 1] - pointers[last])
+            ends[last + 1 - first] = pointers[last + 1] if pointers.size else (last + 1) * length
+            entries += _whole(ends[last + 1 - first] - ends[last - first])
             if last > first and entries > _ENTRIES:
                 break
             last += 1
-        ends = pointers[first : last + 1]
-        own = radii if radii.size == 1 else radii[first:last]
-        _direct(ends, gradient, momentum, mask, room, scales, (mu, gain), flags)
-        _measure(ends, room, scales, totals, q)
+        those, own = ends[: last + 1 - first], radii if radii.size == 1 else radii[first:last]
+        _direct(those, gradient, momentum, mask, room, scales, (mu, gain), flags)
+        _measure(those, room, scales, totals, q)
         _scale_by_power(scales, totals, np.float32(eta), 1 / q)
-        _move(ends, v, room, scales, np.float32(1 - eta))
-        _raise(ends, room, scales, totals, 1 / (p - 1))
-        _place(ends, w, v, room, scales, totals, own, p)
+        _move(those, v, room, scales, np.float32(1 - eta))
+        _raise(those, room, scales, totals, 1 / (p - 1))
+        _place(those, w, v, room, scales, totals, own, p)
         first = last
 
 
@@ -129,9 +156,9 @@ def _direct(
         for c in range(ends[i], ends[i + 1], LANES):
             left = ends[i + 1] - c
             d = load(gradient, c, left)
-            if mask is not None:
+            if mask.size:
                 d = entries_where(load_bytes(mask, c, left), d)
-            if momentum is None:
+            if not momentum.size:
                 d = scale(d, sign)
             else:
                 m = weighted(mu, load(momentum, c, left), gain * sign, d)

@@ -6,7 +6,8 @@ millisecond.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,14 +15,14 @@ from torch import Tensor
 
 from lpsphere.neurons import Layout, SegmentLayout
 
-__all__ = ["WORTH_COMPILING", "can_compile", "compiled_step"]
+__all__ = ["WORTH_COMPILING", "Stepped", "can_compile", "compiled_steps"]
 
 WORTH_COMPILING = 1 << 14
 """Weights on spheres, in all, from which an optimizer takes compiled steps."""
 
 
 def can_compile(param: Tensor, layout: Layout) -> bool:
-    """Whether this weight is such that `compiled_step` can take it."""
+    """Whether this weight is such that `compiled_steps` can take it."""
     if param.dtype != torch.float32 or param.device.type != "cpu":
         return False
     if isinstance(layout, SegmentLayout):
@@ -29,13 +30,28 @@ def can_compile(param: Tensor, layout: Layout) -> bool:
     return (layout.neuron_dim, layout.groups) == (0, 1) and _in_rows(param)
 
 
-def compiled_step(
-    param: Tensor,
-    layout: Layout,
-    state: dict[str, Any],
-    gradient: Tensor,
-    mask: Tensor | None,
-    radius: float | Tensor,
+class Stepped(NamedTuple):
+    """A weight, as `can_compile` asks for, and what its step takes.
+
+    Attributes:
+        param: The weight.
+        layout: Where its neurons lie.
+        state: Its state: "dual", and "momentum_buffer", which is made at the first step.
+        gradient: Its gradient; left as it is.
+        mask: bool, True where the connection exists; None: everywhere.
+        radius: Radius of the spheres, or of each neuron's.
+    """
+
+    param: Tensor
+    layout: Layout
+    state: dict[str, Any]
+    gradient: Tensor
+    mask: Tensor | None
+    radius: float | Tensor
+
+
+def compiled_steps(
+    weights: Sequence[Stepped],
     *,
     p: float,
     eta: float,
@@ -44,15 +60,10 @@ def compiled_step(
     nesterov: bool,
     maximize: bool,
 ) -> None:
-    """One step of a weight, its dual state and its momentum.
+    """One step of each weight, its dual state and its momentum.
 
     Args:
-        param: The weight, as `can_compile` asks for.
-        layout: Where its neurons lie.
-        state: Its state: "dual", and "momentum_buffer", which is made here at the first step.
-        gradient: Its gradient; left as it is.
-        mask: bool, True where the connection exists; None: everywhere.
-        radius: Radius of the spheres, or of each neuron's.
+        weights: The weights.
         p: Exponent of the spheres.
         eta: Learning rate.
         momentum: Momentum factor.
@@ -60,27 +71,33 @@ def compiled_step(
         nesterov: Nesterov momentum.
         maximize: Whether to step against the gradient's sign.
     """
-    from lpsphere.kernels.sphere_step import dual_step
+    from lpsphere.kernels.sphere_step import dual_steps
 
-    buffer, gain = None, 1 - dampening
-    if momentum != 0:
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(param)
-            gain = 1.0
-        buffer = _flat(_alike(state, "momentum_buffer", param))
-    radii = np.array([radius], np.float32) if isinstance(radius, float) else radius.reshape(-1).numpy()
-    dual_step(
-        _pointers(param, layout),
-        _flat(param.detach()),
-        _flat(_alike(state, "dual", param)),
-        _flat(_in_order(gradient, param)),
-        buffer,
-        None if mask is None else _flat(_in_order(mask, param)),
-        radii,
-        (p, eta, momentum, gain),
-        (nesterov, maximize),
-    )
-    torch.autograd.graph.increment_version(param)
+    table, constants, alive = [], [], []
+    for param, layout, state, gradient, mask, radius in weights:
+        gain = 1 - dampening
+        if momentum != 0 and "momentum_buffer" not in state:
+            state["momentum_buffer"], gain = torch.zeros_like(param), 1.0
+        pointers, rows = None, len(param)
+        if isinstance(layout, SegmentLayout):
+            pointers = layout.layer.row_pointers
+            pointers, rows = pointers if pointers.dtype == torch.int32 else pointers.int(), len(pointers) - 1
+        tensors = (
+            pointers,
+            param,
+            _alike(state, "dual", param),
+            _in_order(gradient, param),
+            _alike(state, "momentum_buffer", param) if momentum != 0 else None,
+            None if mask is None else _in_order(mask, param),
+            None if isinstance(radius, float) else radius,
+        )
+        alive.append(tensors)  # some were made here, and are only read by their addresses
+        table.append((rows, param.numel(), *(0 if tensor is None else tensor.data_ptr() for tensor in tensors)))
+        constants.append((radius if isinstance(radius, float) else 0.0, gain))
+    addresses = np.array(table, np.int64)
+    settings, flags = (p, eta, momentum), (nesterov, maximize)
+    dual_steps(addresses.ctypes.data, len(table), np.array(constants, np.float32), settings, flags)
+    torch.autograd.graph.increment_version([stepped.param for stepped in weights])
 
 
 def _in_rows(x: Tensor) -> bool:
@@ -89,18 +106,6 @@ def _in_rows(x: Tensor) -> bool:
         return True
     orders = {4: torch.channels_last, 5: torch.channels_last_3d}
     return x.ndim in orders and x.is_contiguous(memory_format=orders[x.ndim])
-
-
-def _flat(x: Tensor) -> np.ndarray[Any, Any]:
-    """All entries in the order of memory, without a copy."""
-    return x.as_strided((x.numel(),), (1,)).numpy()
-
-
-def _pointers(param: Tensor, layout: Layout) -> np.ndarray[Any, Any]:
-    """Where each row begins, and where the last ends."""
-    if isinstance(layout, SegmentLayout):
-        return layout.layer.row_pointers.numpy().astype(np.int64)
-    return np.arange(param.shape[0] + 1) * (param.numel() // param.shape[0])
 
 
 def _in_order(x: Tensor, like: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from lpsphere.distributed import local
 from lpsphere.geometry import check_exponent, project, row_any, row_sums, signed_power, spread
 from lpsphere.neurons import Layout, Radius, SegmentLayout
 from lpsphere.optim.checks import check_eta, check_group, layout_of, refuse_duplicates
-from lpsphere.optim.compiled import WORTH_COMPILING, can_compile, compiled_step
+from lpsphere.optim.compiled import WORTH_COMPILING, Stepped, can_compile, compiled_steps
 from lpsphere.optim.plain_step import plain_step
 from lpsphere.optim.saved_state import loaded_state, saved_state
 from lpsphere.optim.tensor_steps import Form, multi_tensor, on_radius, on_spheres, radii_of, single_tensor
@@ -160,8 +160,8 @@ class LpSGD(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         on_spheres = [group for group in self.param_groups if group["p"] is not None]
-        weights = sum(local(param).numel() for group in on_spheres for param in group["params"])
-        worth = bool(self._layouts) or weights >= WORTH_COMPILING  # sparse layers compute by compiled code anyway
+        weights = (local(param).numel() for group in on_spheres for param in group["params"])
+        worth = bool(self._layouts) or sum(weights) >= WORTH_COMPILING  # sparse layers compute by compiled code anyway
         for group in self.param_groups:
             if group["p"] is None:
                 plain_step(group, self.state)
@@ -176,29 +176,29 @@ class LpSGD(Optimizer):
             self._synchronise(param, group)
         params = [param for param in group["params"] if param.grad is not None and len(local(param))]
         automatic = worth_compiling and group["foreach"] is None and group["form"] == "dual"
+        if not params:
+            return
         if automatic and all(can_compile(local(param), self.layout_of(param, group)) for param in params):
             self._compiled_steps(params, group, p)
-        elif params:
+        else:
             self._tensor_steps(params, group, p)
         for param in params:
             self._versions[param] = local(param)._version
 
     def _compiled_steps(self, params: list[Tensor], group: dict[str, Any], p: float) -> None:
-        for param in params:
-            compiled_step(
+        weights = [
+            Stepped(
                 local(param),
                 self.layout_of(param, group),
                 self.state[param],
                 _dense_gradient(param),
                 self._masks.get(param),
                 self._radius(param, group),
-                p=p,
-                eta=float(group["lr"]),
-                momentum=group["momentum"],
-                dampening=group["dampening"],
-                nesterov=group["nesterov"],
-                maximize=group["maximize"],
             )
+            for param in params
+        ]
+        names = ("momentum", "dampening", "nesterov", "maximize")
+        compiled_steps(weights, p=p, eta=float(group["lr"]), **{name: group[name] for name in names})
 
     def _tensor_steps(self, params: list[Tensor], group: dict[str, Any], p: float) -> None:
         directions = [self._direction(param, group) for param in params]
