@@ -36,6 +36,9 @@ class ChainLayer:
 class LayerChain:
     """Layers whose arrays are read where they are, at every run: they are kept, and must not move.
 
+    Attributes:
+        kept_features: How many numbers `run_keeping` keeps for each sample.
+
     Args:
         layers: At least one; each takes what the one before it returns.
 
@@ -64,12 +67,11 @@ class LayerChain:
             row[4:] = index.in_features, features, index.connections, layer.relu
         self._plan = plan
         self._arguments = plan.ctypes.data, len(plan)
+        self.kept_features = sum(layer.index.out_features for layer in self.layers)
         self._connections = sum(layer.index.connections for layer in self.layers)
         self._tile, self._zero = _TILE // kind.itemsize, kind.type(0)
         self._run, self._run_parallel = compiled_chain.run, compiled_chain.run_parallel
         self._run_keeping, self._run_back = compiled_chain.run_keeping, compiled_chain.run_back
-        self._places = np.nonzero(plan[:, 2:4])
-        self._places[1][:] += 2
         self._back: npt.NDArray[np.int64] | None = None
 
     def run(self, x: int, x_order: int, y: int, y_order: int, batch: int) -> bool:
@@ -99,11 +101,6 @@ class LayerChain:
         tile = max(1, batch) if in_place else self._tile
         self._run(*self._arguments, x, x_order, y, y_order, batch, tile, self._zero)
         return True
-
-    @property
-    def kept_features(self) -> int:
-        """How many numbers `run_keeping` keeps for each sample."""
-        return int(self._plan[:, 5].sum())
 
     def worth_keeping(self, batch: int) -> bool:
         """Whether `run_keeping` is the way for so many samples.
@@ -147,16 +144,17 @@ class LayerChain:
         """
         if self._back is None:
             self._back = self._backward_plan()
-        plan, back = self._plan.copy(), self._back.copy()
-        plan[self._places] = floats
-        back[self._places] = gradients
-        addresses = plan.ctypes.data, back.ctypes.data
-        self._run_back(*addresses, len(plan), *x, *dy, dx, batch, self._tile, kept, self._zero)
+        moving = np.array((*floats, *gradients), np.int64)
+        addresses = self._plan.ctypes.data, self._back.ctypes.data, moving.ctypes.data
+        self._run_back(*addresses, len(self.layers), *x, *dy, dx, batch, self._tile, kept, self._zero)
 
     def _backward_plan(self) -> npt.NDArray[np.int64]:
-        """What `run_back` needs beside the plan, a row a layer; gradients go where the plan has weights and biases."""
+        """What `run_back` needs beside the plan, a row a layer."""
         self._transposed = [layer.index.transposed for layer in self.layers]  # kept, since addresses keep nothing
-        back = np.zeros((len(self.layers), 5), np.int64)
-        for row, (index, order) in zip(back, self._transposed, strict=True):
-            row[[0, 1, 4]] = index.pointers.ctypes.data, index.columns.ctypes.data, order.ctypes.data
-        return back
+        return np.array(
+            [
+                (index.pointers.ctypes.data, index.columns.ctypes.data, order.ctypes.data)
+                for index, order in self._transposed
+            ],
+            np.int64,
+        )

@@ -218,18 +218,27 @@ def run_keeping(
 
 @njit(nogil=True)
 def _layer_back(
-    layer: Any, back: Any, ordered: Any, given: int, gated: int, dy: int, dx: int, samples: int, like: Any
+    layer: Any,
+    back: Any,
+    dv: Any,
+    totals: Any,
+    ordered: Any,
+    given: int,
+    gated: int,
+    dy: int,
+    dx: int,
+    samples: int,
+    like: Any,
 ) -> None:
-    """Add the gradients of a layer's weights and biases; dX = W' dY, unless the address of dX is 0.
+    """Add the gradients of a layer's weights and biases to dv and totals; dX = W' dY, unless the address of dX is 0.
 
     dX is what goes back through the ReLU that gave the layer's input, if it is gated.
     """
     features, neurons, connections = layer[4], layer[5], layer[6]
     d, x = array_at(dy, (neurons, samples), like), array_at(given, (features, samples), like)
-    totals = array_at(back[3], (neurons if back[3] else 0,), like)
     pointers = array_at(layer[0], (neurons + 1,), np.int32(0))
     columns = array_at(layer[1], (connections,), np.int32(0))
-    add_samples(pointers, columns, d, x, array_at(back[2], (connections,), like), totals, 0, neurons)
+    add_samples(pointers, columns, d, x, dv, totals, 0, neurons)
     if dx:
         by_feature = array_at(back[0], (features + 1,), np.int32(0))
         rows = array_at(back[1], (connections,), np.int32(0))
@@ -237,22 +246,11 @@ def _layer_back(
         bounded_multiply(by_feature, rows, ordered, ordered[:0], d, y, 0, features, type(like)(-np.inf), gate)
 
 
-@njit(nogil=True)
-def _values_by_feature(plan: Any, backs: Any, start: int, like: Any) -> Any:
-    """The weights of the layers from ``start`` on, in the order of their connections by feature, end to end."""
-    ordered, place = np.empty(plan[start:, 6].sum(), type(like)), 0
-    for i in range(start, len(plan)):
-        count = plan[i, 6]
-        order = array_at(backs[i, 4], (count,), np.int32(0))
-        gather(array_at(plan[i, 2], (count,), like), order, ordered[place : place + count])
-        place += count
-    return ordered
-
-
 @njit(nogil=True, cache=True)
 def run_back(
     plan: int,
     back: int,
+    moving: int,
     layers: int,
     x: int,
     x_turned: int,
@@ -266,41 +264,56 @@ def run_back(
 ) -> None:
     """The gradients of all weights and biases and, unless its address is 0, of the input, which lies as that does.
 
-    A row of ``back`` is a layer: the addresses of the pointers and neurons of its connections by feature, of where the
-    gradients of its weights and biases (0: none) go, and of the places of the connections by feature among its own.
+    A row of ``back`` is a layer: the addresses of the pointers and neurons of its connections by feature, and of the
+    places of those among its own. What moves are the addresses of the weights and, where the plan has any, biases of
+    each layer, and after them those of where the gradients of these go.
     """
-    rows, backs = array_at(plan, (layers, 8), np.int64(0)), array_at(back, (layers, 5), np.int64(0))
+    rows, backs = array_at(plan, (layers, 8), np.int64(0)), array_at(back, (layers, 3), np.int64(0))
     features, neurons, final = rows[0, 4], rows[layers - 1, 5], rows[layers - 1, 7]
     inputs, given_dy = array_at(x, (batch * features,), like), array_at(dy, (batch * neurons,), like)
     wanted_dx = array_at(dx, (batch * features if dx else 0,), like)
+    floats = layers
     for i in range(layers):
-        array_at(backs[i, 2], (rows[i, 6],), like)[:] = 0
-        array_at(backs[i, 3], (rows[i, 5] if backs[i, 3] else 0,), like)[:] = 0
-    ordered = _values_by_feature(rows, backs, 0 if dx else 1, like)
+        floats += rows[i, 3] != 0
+    addresses = array_at(moving, (2 * floats,), np.int64(0))
+    ordered = np.empty(rows[:, 6].sum(), inputs.dtype)
+    starts, gradients, k = np.zeros(layers + 1, np.intp), np.zeros((layers, 2), np.intp), 0
+    for i in range(layers):
+        count = rows[i, 6]
+        starts[i + 1] = starts[i] + count
+        if i or dx:
+            order = array_at(backs[i, 2], (count,), np.int32(0))
+            gather(array_at(addresses[k], (count,), like), order, ordered[starts[i] : starts[i + 1]])
+        gradients[i, 0] = addresses[floats + k]
+        array_at(gradients[i, 0], (count,), like)[:] = 0
+        k += 1
+        if rows[i, 3]:
+            gradients[i, 1] = addresses[floats + k]
+            array_at(gradients[i, 1], (rows[i, 5],), like)[:] = 0
+            k += 1
     room, room_of_input = (
         _room(rows, min(batch, tile), inputs.itemsize),
         _room(rows[:1], min(batch, tile), inputs.itemsize),
     )
-    for first in range(0, batch, tile):
-        last, (d, other), end = min(batch, first + tile), _places(room), ordered.size
+    for first in range((batch - 1) // tile * tile, -1, -tile):  # what came last may still be in the cache
+        last, (d, other) = min(batch, first + tile), _places(room)
         size = (last - first) * inputs.itemsize
         place = kept + (first * inputs.itemsize) * _kept_features(rows, layers)
         _bring(given_dy, dy_turned, neurons, batch, first, last, d)
         if final:
             _close(place + _kept_features(rows, layers - 1) * size, d, neurons * (last - first), like)
         for i in range(layers - 1, -1, -1):
-            given, wanted = (
-                place + _kept_features(rows, i - 1) * size if i else _places(room_of_input)[0],
-                i > 0 or dx != 0,
-            )
+            given = place + _kept_features(rows, i - 1) * size if i else _places(room_of_input)[0]
             if i == 0:
                 _bring(inputs, x_turned, features, batch, first, last, given)
-            begin = end - rows[i, 6] if wanted else end
-            gated = rows[i - 1, 7] if i else 0
+            gated, wanted = rows[i - 1, 7] if i else 0, i or dx
+            dv = array_at(gradients[i, 0], (rows[i, 6],), like)
+            totals = array_at(gradients[i, 1], (rows[i, 5] if gradients[i, 1] else 0,), like)
+            values = ordered[starts[i] : starts[i + 1]]
             _layer_back(
-                rows[i], backs[i], ordered[begin:end], given, gated, d, other if wanted else 0, last - first, like
+                rows[i], backs[i], dv, totals, values, given, gated, d, other if wanted else 0, last - first, like
             )
-            d, other, end = other, d, begin
+            d, other = other, d
         if dx:
             _take(wanted_dx, x_turned, features, batch, first, last, d)
 

@@ -35,7 +35,8 @@ class LpSGD(Optimizer):
         dual form:    v <- (1 - eta) v - eta u;               v <- v / ||v||_q;    w <- r J_q(v)
         primal form:  w/r <- (1 - eta) w/r - eta J_q(u);      w <- r w / ||w||_p
 
-    with J_q(v) = sign(v) \|v\|^(1/(p-1)). Groups with ``p=None`` take the step of ``torch.optim.SGD``.
+    with J_q(v) = sign(v) \|v\|^(1/(p-1)). Groups with ``p=None`` take the step of ``torch.optim.SGD``, by its fused kernel
+    where the weights on spheres take compiled steps.
 
     Weights are put on their spheres here in the constructor, in ``add_param_group``, after every step, and at the
     next step after anyone else has changed them (``model.load_state_dict``, an in-place operation; edits through
@@ -164,7 +165,7 @@ class LpSGD(Optimizer):
         worth = bool(self._layouts) or sum(weights) >= WORTH_COMPILING  # sparse layers compute by compiled code anyway
         for group in self.param_groups:
             if group["p"] is None:
-                plain_step(group, self.state)
+                plain_step(group, self.state, fused=worth)
             else:
                 self._sphere_step(group, worth)
         return loss
