@@ -89,6 +89,27 @@ class Emitter:
         place = self.builder.bitcast(self.pointer(base, offset, self.element), vector.type.as_pointer())
         self.builder.store(vector, place, align=self.bytes)
 
+    def load_where(self, inside: Any, base: Any, offset: Any) -> Any:
+        """The elements from ``offset`` on in the lanes of a mask, and 0 in the others, which are not touched."""
+        kind, place = self.vector(inside.type.count), self._masked_place(inside, base, offset)
+        zeros = ir.Constant(kind, None)
+        return self._call("load", kind, [place, _INT32(self.bytes), inside, zeros], kind)
+
+    def store_where(self, inside: Any, vector: Any, base: Any, offset: Any) -> None:
+        """Write the lanes of a mask to the elements from ``offset`` on."""
+        place = self._masked_place(inside, base, offset)
+        self._call("store", ir.VoidType(), [vector, place, _INT32(self.bytes), inside], vector.type)
+
+    def _masked_place(self, inside: Any, base: Any, offset: Any) -> Any:
+        kind = self.vector(inside.type.count)
+        return self.builder.bitcast(self.pointer(base, offset, self.element), kind.as_pointer())
+
+    def _call(self, name: str, result: Any, arguments: list[Any], kind: Any) -> Any:
+        suffix = f"v{kind.count}f{8 * self.bytes}"
+        function = ir.FunctionType(result, [argument.type for argument in arguments])
+        full = f"llvm.masked.{name}.{suffix}.p0{suffix}"
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, function, full), arguments)  # type: ignore[no-untyped-call]
+
     def shuffle(self, one: Any, other: Any, lanes: list[int]) -> Any:
         """The given lanes of two vectors laid end to end."""
         return self.builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(_INT32, len(lanes)), lanes))
@@ -322,8 +343,24 @@ def _product_tile(
             old = emit.load(dv_data, connections[0], len(connections))
             emit.store(builder.fadd(old, sums), dv_data, connections[0])
 
+        def add_fewer(start: Any, left: Any) -> None:
+            """The last of a row, fewer than four, computed as if they were four."""
+            final = builder.sub(last, emit.constant(1))
+            places = [builder.add(start, emit.constant(i)) for i in range(4)]
+            places = [builder.select(builder.icmp_signed("<", place, final), place, final) for place in places]
+            sums = emit.sums([products(place) for place in places])
+            inside = builder.not_(_lanes_from(emit, 4, left))
+            emit.store_where(inside, builder.fadd(emit.load_where(inside, dv_data, start), sums), dv_data, start)
+
         first, last = (builder.extract_value(ends, i) for i in range(2))
-        emit.loop_by(first, last, 4 if part >= 4 else 1, add)  # four share the steps that add up their lanes
+        if part >= 4:  # four share the steps that add up their lanes
+            left = builder.and_(builder.sub(last, first), emit.constant(3))
+            middle = builder.sub(last, left)
+            emit.loop(first, middle, 4, lambda k: add([builder.add(k, emit.constant(i)) for i in range(4)]))
+            with builder.if_then(builder.icmp_signed(">", left, emit.constant(0))):
+                add_fewer(middle, left)
+        else:
+            emit.loop(first, last, 1, lambda k: add([k]))
         with builder.if_then(builder.icmp_signed(">", emit.size(10), emit.constant(0))):
             mine = tile if counted is None else builder.select(counted, tile, ir.Constant(emit.vector(lanes), None))
             while mine.type.count > 1:
