@@ -42,7 +42,7 @@ from lpsphere.sparse import SparseChain, SparseLinear
 
 SIZES = (784, 1024, 1024, 10)
 BATCH = 128
-STEPS = 4
+STEPS = 20
 """Steps at a turn."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 _SHOWN = ("dense", "masked", "csr", "sparselab, all", "sparse")

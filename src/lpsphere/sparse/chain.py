@@ -1,4 +1,4 @@
-"""Sparse layers one after another as one module, which for inference computes them in one call."""
+"""Sparse layers one after another as one module, which computes them in one call."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ __all__ = ["SparseChain"]
 class SparseChain(nn.Module):
     """Linear layers, each followed by a ReLU or not: y = relu(W_2 relu(W_1 x + b_1) + b_2), and so on.
 
-    Where no gradient is wanted, and all layers are `SparseLinear` in float32, or all in float64, without hooks, on the
-    CPU, all of it is one compiled call, in which a tile of samples goes through all layers while it is in the cache.
-    Elsewhere, as with inputs of another type, the layers are called one after another, with the same results but for
-    rounding. `lpsphere.compact` makes chains where that is faster.
+    If all layers are `SparseLinear` in float32, or all in float64, without hooks, on the CPU, all of it is one compiled
+    call, in which a tile of samples goes through all layers while it is in the cache. In training the way back is
+    another, if everything learns. Elsewhere the layers are called one after another, with the same results but for
+    rounding: with inputs of another type, in training with frozen weights or where the work is worth several threads
+    (`torch.set_num_threads`), and at the steps at which a method grows connections by their gradients.
+    `lpsphere.compact` makes chains where that is faster.
 
     Attributes:
         layers: ``nn.ModuleList`` of the layers; they may be exchanged, and change.
@@ -42,8 +44,7 @@ class SparseChain(nn.Module):
     Example:
         >>> layers = SparseLinear(784, 300, sparsity=0.95), SparseLinear(300, 10, sparsity=0.9)
         >>> chain = SparseChain(layers, (True, False))
-        >>> with torch.no_grad():
-        ...     chain(torch.randn(8, 784)).shape
+        >>> chain(torch.randn(8, 784)).shape
         torch.Size([8, 10])
     """
 
