@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -105,7 +106,7 @@ class LayerChain:
     def worth_keeping(self, batch: int) -> bool:
         """Whether `run_keeping` is the way for so many samples.
 
-        It is not where there is work for several threads, which had better share the neurons of one layer after another.
+        It is not where there is work for several threads: they had better share the neurons of one layer after another.
         """
         return threads_for(self._connections * batch) == 1
 

@@ -424,9 +424,10 @@ def _multiply_tile(
     literally(width)
     start, stride, features = rows[0], x.shape[1], x.shape[0]
     if columns.size == (pointers.size - 1) * features and features > 0:
-        while start + _rows_of_block(width) <= rows[1]:
+        block: int = _rows_of_block(width)  # type: ignore[call-arg]
+        while start + block <= rows[1]:
             _sum_block(width, values, bias, x, y, (stride, offset, start), features, least, gate)  # type: ignore[call-arg]
-            start += _rows_of_block(width)
+            start += block
     for row in range(start, rows[1]):
         base = bias[row] if bias.size else values.dtype.type(0)
         ends = (np.intp(pointers[row]), np.intp(pointers[row + 1]))

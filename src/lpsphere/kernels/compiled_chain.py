@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numba import njit, prange, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lpsphere.kernels.addresses import array_at
@@ -54,8 +53,8 @@ def _transpose(x: Any, start: int, stride: int, rows: int, columns: int, y: Any,
     """y[place + j * width + i] = x[start + i * stride + j], for i below ``rows`` and j below ``columns``."""
     lanes = REGISTER // x.itemsize
     whole_rows, whole_columns = rows - rows % lanes, columns - columns % lanes
-    for i in range(0, whole_rows, lanes):
-        for j in range(0, whole_columns, lanes):
+    for j in range(0, whole_columns, lanes):  # as few pages of y at a time as possible
+        for i in range(0, whole_rows, lanes):
             _transpose_block(x, start + i * stride + j, stride, y, place + j * width + i, width)
     for i in range(rows):
         for j in range(whole_columns if i < whole_rows else 0, columns):
@@ -193,7 +192,10 @@ def run_parallel(
 @njit(nogil=True)
 def _kept_features(plan: Any, layers: int) -> int:
     """How many numbers so many layers give for a sample."""
-    return np.intp(plan[:layers, 5].sum())
+    features = 0
+    for i in range(layers):
+        features += plan[i, 5]
+    return features
 
 
 @njit(nogil=True, cache=True)

@@ -35,8 +35,8 @@ class LpSGD(Optimizer):
         dual form:    v <- (1 - eta) v - eta u;               v <- v / ||v||_q;    w <- r J_q(v)
         primal form:  w/r <- (1 - eta) w/r - eta J_q(u);      w <- r w / ||w||_p
 
-    with J_q(v) = sign(v) \|v\|^(1/(p-1)). Groups with ``p=None`` take the step of ``torch.optim.SGD``, by its fused kernel
-    where the weights on spheres take compiled steps.
+    with J_q(v) = sign(v) \|v\|^(1/(p-1)). Groups with ``p=None`` take the step of ``torch.optim.SGD``,
+    by its fused kernel where the weights on spheres take compiled steps.
 
     Weights are put on their spheres here in the constructor, in ``add_param_group``, after every step, and at the
     next step after anyone else has changed them (``model.load_state_dict``, an in-place operation; edits through
@@ -160,9 +160,7 @@ class LpSGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        on_spheres = [group for group in self.param_groups if group["p"] is not None]
-        weights = (local(param).numel() for group in on_spheres for param in group["params"])
-        worth = bool(self._layouts) or sum(weights) >= WORTH_COMPILING  # sparse layers compute by compiled code anyway
+        worth = bool(self._layouts) or self._weights_on_spheres() >= WORTH_COMPILING  # as sparse layers are compiled
         for group in self.param_groups:
             if group["p"] is None:
                 plain_step(group, self.state, fused=worth)
@@ -170,51 +168,62 @@ class LpSGD(Optimizer):
                 self._sphere_step(group, worth)
         return loss
 
+    def _weights_on_spheres(self) -> int:
+        groups = (group for group in self.param_groups if group["p"] is not None)
+        return sum(local(param).numel() for group in groups for param in group["params"])
+
     def _sphere_step(self, group: dict[str, Any], worth_compiling: bool) -> None:
         check_eta(group)
-        p = check_exponent(group["p"])
+        weights = []
         for param in group["params"]:
             self._synchronise(param, group)
-        params = [param for param in group["params"] if param.grad is not None and len(local(param))]
-        automatic = worth_compiling and group["foreach"] is None and group["form"] == "dual"
-        if not params:
+            weight = local(param)
+            if param.grad is not None and len(weight):
+                weights.append((param, weight, self.layout_of(param, group)))
+        if not weights:
             return
-        if automatic and all(can_compile(local(param), self.layout_of(param, group)) for param in params):
-            self._compiled_steps(params, group, p)
+        automatic = worth_compiling and group["foreach"] is None and group["form"] == "dual"
+        if automatic and all(can_compile(weight, layout) for _, weight, layout in weights):
+            self._compiled_steps(weights, group)
         else:
-            self._tensor_steps(params, group, p)
-        for param in params:
-            self._versions[param] = local(param)._version
+            self._tensor_steps(weights, group)
+        for param, weight, _ in weights:
+            self._versions[param] = weight._version
 
-    def _compiled_steps(self, params: list[Tensor], group: dict[str, Any], p: float) -> None:
-        weights = [
-            Stepped(
-                local(param),
-                self.layout_of(param, group),
-                self.state[param],
-                _dense_gradient(param),
-                self._masks.get(param),
-                self._radius(param, group),
-            )
-            for param in params
-        ]
-        names = ("momentum", "dampening", "nesterov", "maximize")
-        compiled_steps(weights, p=p, eta=float(group["lr"]), **{name: group[name] for name in names})
+    def _compiled_steps(self, weights: list[tuple[Tensor, Tensor, Layout]], group: dict[str, Any]) -> None:
+        compiled_steps(
+            [
+                Stepped(
+                    weight,
+                    layout,
+                    self.state[param],
+                    _dense_gradient(param),
+                    self._masks.get(param),
+                    self._radius(param, group),
+                )
+                for param, weight, layout in weights
+            ],
+            p=check_exponent(group["p"]),
+            eta=float(group["lr"]),
+            momentum=group["momentum"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+        )
 
-    def _tensor_steps(self, params: list[Tensor], group: dict[str, Any], p: float) -> None:
-        directions = [self._direction(param, group) for param in params]
-        layouts, form = [self.layout_of(param, group) for param in params], group["form"]
-        weights = [local(param) for param in params]
-        foreach = group["foreach"] if group["foreach"] is not None else all(weight.is_cuda for weight in weights)
-        segmented = any(isinstance(layout, SegmentLayout) for layout in layouts)
+    def _tensor_steps(self, weights: list[tuple[Tensor, Tensor, Layout]], group: dict[str, Any]) -> None:
+        directions = [self._direction(param, group) for param, _, _ in weights]
+        form = group["form"]
+        foreach = group["foreach"] if group["foreach"] is not None else all(weight.is_cuda for _, weight, _ in weights)
+        segmented = any(isinstance(layout, SegmentLayout) for _, _, layout in weights)
         function = multi_tensor if foreach and not segmented else single_tensor
         function(
-            [layout.split(weight) for layout, weight in zip(layouts, weights, strict=True)],
-            [layout.split(self.state[param][form]) for layout, param in zip(layouts, params, strict=True)],
-            [layout.split(direction) for layout, direction in zip(layouts, directions, strict=True)],
-            [self._radius(param, group) for param in params],
-            [layout.fan_in_dims(weight) for layout, weight in zip(layouts, weights, strict=True)],
-            p=p,
+            [layout.split(weight) for _, weight, layout in weights],
+            [layout.split(self.state[param][form]) for param, _, layout in weights],
+            [layout.split(direction) for (_, _, layout), direction in zip(weights, directions, strict=True)],
+            [self._radius(param, group) for param, _, _ in weights],
+            [layout.fan_in_dims(weight) for _, weight, layout in weights],
+            p=check_exponent(group["p"]),
             eta=float(group["lr"]),
             form=form,
         )
