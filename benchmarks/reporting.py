@@ -14,7 +14,7 @@ from typing import Any
 
 from lpsphere.text import markdown
 
-__all__ = ["command_line", "save", "show", "version_of"]
+__all__ = ["command_line", "processor", "save", "show", "version_of"]
 
 
 def command_line(doc: str | None) -> argparse.ArgumentParser:
@@ -37,6 +37,19 @@ def version_of(package: str) -> str | None:
         return None
 
 
+def processor() -> str:
+    """What the processor calls itself, and the widest vectors it has; only on Linux more than the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.machine()
+    found = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = found.get("flags", "").split()
+    widest = next((flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags), "no AVX2")
+    names = ("model name", "cpu family", "model", "cpu MHz")
+    return ", ".join([*(f"{name} {found[name]}" for name in names if name in found), widest])
+
+
 def save(
     out: Path | None,
     *,
@@ -44,7 +57,7 @@ def save(
     table: Sequence[Mapping[str, str]] | None = None,
     **content: Any,
 ) -> None:
-    """Write a result with the command and the versions that it is from; nothing without a file.
+    """Write a result with the command, the versions and the processor that it is from; nothing without a file.
 
     Args:
         out: The JSON file.
@@ -55,7 +68,7 @@ def save(
     if out is None:
         return
     versions = {name: version_of(name) for name in ("torch", *packages)} | {"python": platform.python_version()}
-    record = {"command": shlex.join(["python", *sys.argv]), "versions": versions, **content}
+    record = {"command": shlex.join(["python", *sys.argv]), "versions": versions, "processor": processor(), **content}
     out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if table is not None:
         out.with_suffix(".md").write_text(markdown(table), encoding="utf-8")

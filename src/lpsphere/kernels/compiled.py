@@ -426,7 +426,7 @@ def _multiply_tile(
     if columns.size == (pointers.size - 1) * features and features > 0:
         block: int = _rows_of_block(width)  # type: ignore[call-arg]
         while start + block <= rows[1]:
-            _sum_block(width, values, bias, x, y, (stride, offset, start), features, least, gate)  # type: ignore[call-arg]
+            _sum_block(width, values, bias, x, y, (stride, offset, start), features, least, gate)
             start += block
     for row in range(start, rows[1]):
         base = bias[row] if bias.size else values.dtype.type(0)
