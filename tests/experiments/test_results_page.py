@@ -1,11 +1,14 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 from scipy.stats import ttest_rel
 
 from lpsphere.experiments.results_page import render_page, write_page
 from lpsphere.experiments.table import read_results
+
+ROOT = Path(__file__).parents[2]
 
 
 def record(method="semi-pruning", target=0.8, seed=0, accuracy=0.9, **changes):
@@ -45,7 +48,9 @@ def page(wine_table, tmp_path):
             (results / f"{i}.json").write_text(json.dumps(content))
         for name, table in searches:
             (searched / f"{name}.json").write_text(json.dumps({"table": table, "runs": []}))
-        return write_page(tmp_path / "docs" / "results.md", results, searched, seeds).read_text()
+        return write_page(
+            tmp_path / "docs" / "results.md", results, searched, tmp_path / "ablations", seeds
+        ).read_text()
 
     return write
 
@@ -65,7 +70,7 @@ def test_a_mean_above_the_paper_s_is_bold_and_one_below_is_not(page):
     )
     half, most = tables(text)[0]
     assert (half["ours"], half["paper"], half["difference"]) == ("**75.00 ± 7.07 (2)**", "50.00", "+25.00")
-    assert (most["ours"], most["paper"], most["difference"]) == ("90.00 ± 0.00 (1)", "99.90", "-9.90")
+    assert (most["ours"], most["paper"], most["difference"]) == ("90.00 (1)", "99.90", "-9.90")
     assert (half["time of a run"], half["on"], half["connections"]) == ("1.5 min", "cpu, 2 threads", "500 of 1,000")
 
 
@@ -86,11 +91,11 @@ def test_devices_and_precisions_are_named(page):
     assert (row["on"], row["time of a run"]) == ("NVIDIA X, bf16; cpu, 1 thread", "2.0 h")
 
 
-def test_other_methods_stand_beside_ours_or_are_not_run_yet(page):
+def test_other_methods_stand_beside_ours_or_are_left_out(page):
     text = page(record(), record("dense", 0.0, accuracy=0.95), record("set", 0.8, accuracy=0.85))
     half, most = tables(text)[1]
-    assert (most["dense SGD"], most["SET"], most["RigL"]) == ("95.00 ± 0.00 (1)", "85.00 ± 0.00 (1)", "not run yet")
-    assert (half["dense SGD"], half["SET"], half["ours"]) == ("95.00 ± 0.00 (1)", "not run yet", "not run yet")
+    assert (most["dense SGD"], most["SET"], most["RigL"]) == ("95.00 (1)", "85.00 (1)", "–")
+    assert (half["dense SGD"], half["SET"], half["ours"]) == ("95.00 (1)", "–", "–")
 
 
 def test_what_is_missing_has_its_command_until_it_is_there(page):
@@ -102,7 +107,7 @@ def test_what_is_missing_has_its_command_until_it_is_there(page):
         "lpsphere reproduce table --cells wine:0.5 --methods set --seeds 2",
     ]
     text = page(seeds=3)
-    assert "Not run yet, or with fewer than 3 seeds:" in text
+    assert "Not run, or with fewer than 3 seeds:" in text
     assert "--cells wine --methods semi-pruning,dense,static,set,rigl,snip,gmp --seeds 3" in text
 
 
@@ -113,8 +118,8 @@ def test_two_classes_have_more_scores_and_a_paired_comparison_with_dense(page):
     records += [record("dense", 0.0, i, a, **{**more, "test_auc": 0.5 + i / 100}) for i, a in enumerate(dense)]
     text = page(*records, record("dense", 0.0, 7, 0.1, **more))
     scores, paired = tables(text)[2:]
-    assert [row["network"] for row in scores] == ["dense SGD", "ours, sparsity 0.5", "ours, sparsity 0.8"]
-    assert scores[2]["area under the ROC curve"] == "70.00 ± 0.00 (3)"
+    assert [row["network"] for row in scores] == ["dense SGD", "ours, sparsity 0.8"]
+    assert scores[1]["area under the ROC curve"] == "70.00 ± 0.00 (3)"
     (row,) = paired
     assert (row["sparsity"], row["splits"]) == ("0.8", "3")
     assert row["accuracy"] == f"+2.67 ± 4.04 (p = {ttest_rel(ours, dense).pvalue:.2g})"
@@ -123,6 +128,7 @@ def test_two_classes_have_more_scores_and_a_paired_comparison_with_dense(page):
 
 
 def test_more_classes_have_neither(page):
+    assert len(tables(page(record(test_balanced_accuracy=0.5)))) == 1
     text = page(record(test_balanced_accuracy=0.5), record("dense", 0.0, test_balanced_accuracy=0.5))
     assert len(tables(text)) == 3
     assert "area under" not in text
@@ -161,9 +167,31 @@ def test_searches_are_told_with_their_effort(page):
     assert expected in text
 
 
+def test_what_was_tried_about_a_recipe_is_told(page, tmp_path):
+    (tmp_path / "ablations").mkdir()
+    rows = [
+        {"change": "lr=0.2", "validation_accuracy": 0.95, "difference": 0.01, "sd": 0.005, "splits": 4},
+        {"change": "p=1.5", "validation_accuracy": 0.93, "difference": -0.01, "sd": 0.0, "splits": 1},
+    ]
+    content = {"table": rows, "settings": {"epochs": 7, "sparsity": 0.8}, "command": "the command"}
+    (tmp_path / "ablations" / "wine-0.8.json").write_text(json.dumps(content))
+    text = page(record())
+    assert "at 0.8, on parts of" in text
+    assert ": 7 epochs;" in text
+    assert "`the command`" in text
+    assert [row["difference"] for row in tables(text)[-1]] == ["+1.00 ± 0.50", "-1.00"]
+
+
 def test_the_page_of_all_data_sets_lists_what_the_paper_has(tmp_path):
-    text = render_page(read_results(tmp_path), tmp_path, 5)
+    text = render_page(read_results(tmp_path), tmp_path, tmp_path / "ablations", 5)
     assert len(re.findall(r"^## ", text, flags=re.MULTILINE)) == 7
     assert [row["paper"] for row in tables(text)[0]][:3] == ["95.33", "92.33", "97.55"]
     commands = re.findall(r"--cells (\S+) ", text)
     assert commands == ["dna", "mushroom", "climate", "mnist", "fashion-mnist", "cifar-10", "tiny-imagenet"]
+
+
+def test_the_page_is_that_of_the_results():
+    text = render_page(
+        read_results(ROOT / "results" / "table"), ROOT / "results" / "table-search", ROOT / "results" / "ablation", 5
+    )
+    assert text == (ROOT / "docs" / "results.md").read_text(encoding="utf-8"), "lpsphere reproduce page writes it anew"

@@ -170,7 +170,7 @@ def reproduce(
     machine = {"device": device or "auto", "data_dir": data_dir, "threads": _threads(processes or 1)}
     with words.stoppable():
         if what == "page":
-            _tell(f"page: [bold]{write_page(out or _PAGE, Places().results, _SEARCHES, seeds)}[/bold]")
+            _tell(f"page: [bold]{write_page(out or _PAGE, Places().results, _SEARCHES, _ABLATIONS, seeds)}[/bold]")
         elif what == "ablation":
             _ablation(
                 parse_cells(cells), out or _ABLATIONS, splits or 5, processes or 1, epochs, _changes(change), machine

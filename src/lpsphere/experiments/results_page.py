@@ -20,7 +20,7 @@ Record = Mapping[str, Any]
 Table = Mapping[tuple[str, float], Sequence[Record]]
 """The runs of a data set by method and target sparsity, each by its seed."""
 
-_OURS, _DENSE, _NOT_RUN = "semi-pruning", "dense", "not run yet"
+_OURS, _DENSE, _NOTHING = "semi-pruning", "dense", "–"
 _TITLES = {
     "dna": "DNA",
     "mushroom": "Mushroom",
@@ -46,23 +46,24 @@ the same epochs, batches, schedule and augmentation. Networks are no larger and 
 paper's.
 
 Accuracies are in percent, on the test rows, of the network at the end of training, never of the best epoch: mean ±
-standard deviation, in brackets the number of seeds. The paper's are single numbers. A mean of ours that is higher is
-**bold**. *Exact*: after every run there were round(N (1 − sparsity)) connections of the N weights that are counted (all
-Linear and Conv weights but the output layer's). Each run's settings, versions and command are in its file in
-`results/table`.
+standard deviation, in brackets the number of seeds; a dash: not run. The paper's are single numbers. A mean of ours
+that is higher is **bold**. *Exact*: after every run there were round(N (1 − sparsity)) connections of the N weights
+that are counted (all Linear and Conv weights but the output layer's). Each run's settings, versions and command are in
+its file in `results/table`.
 
 `lpsphere reproduce table` trains what is missing and goes on where it was stopped; `lpsphere reproduce page` writes
 this page.
 """
 
 
-def write_page(path: Path, results: Path, searches: Path, seeds: int) -> Path:
+def write_page(path: Path, results: Path, searches: Path, ablations: Path, seeds: int) -> Path:
     """Write the page; without new results it stays the same to the byte.
 
     Args:
         path: The page.
         results: Folder of the results of the table.
         searches: Folder of the searches for its settings.
+        ablations: Folder of the ablations of its recipes.
         seeds: Seeds that each cell is to have: commands are given for those that have fewer.
 
     Returns:
@@ -71,13 +72,13 @@ def write_page(path: Path, results: Path, searches: Path, seeds: int) -> Path:
     Raises:
         ValueError: If a file is no result, or runs of one cell have different settings.
     """
-    text = render_page(read_results(results), searches, seeds)
+    text = render_page(read_results(results), searches, ablations, seeds)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, text)
     return path
 
 
-def render_page(records: Sequence[Record], searches: Path, seeds: int) -> str:
+def render_page(records: Sequence[Record], searches: Path, ablations: Path, seeds: int) -> str:
     """The page as Markdown; see `write_page`."""
     parts = [_HEAD]
     for data in DATA:
@@ -87,7 +88,9 @@ def render_page(records: Sequence[Record], searches: Path, seeds: int) -> str:
                 own.setdefault((record["method"], record["target"]), []).append(record)
         for runs in own.values():
             _check_alike(runs)
-        parts.append(_section(load_recipe(data), own, searches, seeds))
+        recipe = load_recipe(data)
+        parts.append(_section(recipe, own, searches, seeds))
+        parts += [_ablation(recipe, path) for path in sorted(ablations.glob(f"{data}-[01]*.json"))]
     return "\n".join(parts)
 
 
@@ -103,8 +106,9 @@ def _section(recipe: Recipe, table: Table, searches: Path, seeds: int) -> str:
         f"Parameters: {network} (paper: {recipe.paper.weights:,}); epochs: {config.epochs} (paper: "
         f"{recipe.paper.epochs}). {recipe_file}.{split} {_searched(recipe, sparsities, searches)}\n",
         markdown([_against_paper(recipe, sparsity, table.get((_OURS, sparsity), ())) for sparsity in sparsities]),
-        markdown([_against_methods(sparsity, table) for sparsity in sparsities]),
     ]
+    if any(method != _OURS for method, _ in table):
+        parts.append(markdown([_against_methods(sparsity, table) for sparsity in sparsities]))
     more = [name for name in _SCORES if any(name in run for runs in table.values() for run in runs)]
     if "test_auc" in more:
         parts.append(markdown(_more_scores(sparsities, table, more)))
@@ -119,14 +123,14 @@ def _section(recipe: Recipe, table: Table, searches: Path, seeds: int) -> str:
     missing = _commands(recipe, sparsities, table, seeds)
     if missing:
         parts.append(
-            f"Not run yet, or with fewer than {seeds} seeds:\n\n```\n" + "".join(f"{c}\n" for c in missing) + "```\n"
+            f"Not run, or with fewer than {seeds} seeds:\n\n```\n" + "".join(f"{c}\n" for c in missing) + "```\n"
         )
     return "\n".join(parts)
 
 
 def _against_paper(recipe: Recipe, sparsity: float, runs: Sequence[Record]) -> dict[str, str]:
     published = recipe.paper.accuracy.get(sparsity)
-    difference, better = "–", False
+    difference, better = _NOTHING, False
     if runs and published is not None:
         points = 100 * (mean_and_sd([run["test_accuracy"] for run in runs])[0] - published)
         difference, better = f"{points:+.2f}", points > 0
@@ -134,11 +138,11 @@ def _against_paper(recipe: Recipe, sparsity: float, runs: Sequence[Record]) -> d
     return {
         "sparsity": f"{sparsity:g}",
         "ours": f"**{score}**" if better else score,
-        "paper": "–" if published is None else f"{100 * published:.2f}",
+        "paper": _NOTHING if published is None else f"{100 * published:.2f}",
         "difference": difference,
         "connections": _joined(runs, lambda run: f"{run['connections']:,} of {run['selected_weights']:,}"),
         "sparsity reached": _joined(runs, _exactness),
-        "time of a run": _time(mean_and_sd([run["seconds"] for run in runs])[0]) if runs else "–",
+        "time of a run": _time(mean_and_sd([run["seconds"] for run in runs])[0]) if runs else _NOTHING,
         "on": _joined(runs, _device),
     }
 
@@ -151,8 +155,8 @@ def _against_methods(sparsity: float, table: Table) -> dict[str, str]:
 
 
 def _more_scores(sparsities: Sequence[float], table: Table, names: Sequence[str]) -> list[dict[str, str]]:
-    """All scores of dense networks and of ours."""
-    keys = [(_DENSE, 0.0), *((_OURS, sparsity) for sparsity in sparsities)]
+    """All scores of dense networks and of ours, as far as they were run."""
+    keys = [key for key in [(_DENSE, 0.0), *((_OURS, sparsity) for sparsity in sparsities)] if key in table]
     return [
         {
             "network": "dense SGD" if method == _DENSE else f"ours, sparsity {sparsity:g}",
@@ -174,7 +178,7 @@ def _paired_row(sparsity: float, table: Table, names: Sequence[str]) -> dict[str
 
 def _difference(pairs: Sequence[tuple[float, float]]) -> str:
     if not pairs:
-        return "–"
+        return _NOTHING
     mean, spread = mean_and_sd([a - b for a, b in pairs])
     p_value = paired_p_value(*zip(*pairs, strict=True))
     return f"{100 * mean:+.2f} ± {100 * spread:.2f}" + ("" if p_value is None else f" (p = {p_value:.2g})")
@@ -183,9 +187,9 @@ def _difference(pairs: Sequence[tuple[float, float]]) -> str:
 def _score(runs: Sequence[Record], name: str = "test_accuracy") -> str:
     values = [run[name] for run in runs if name in run]
     if not values:
-        return _NOT_RUN
+        return _NOTHING
     mean, spread = mean_and_sd(values)
-    return f"{100 * mean:.2f} ± {100 * spread:.2f} ({len(values)})"
+    return f"{100 * mean:.2f}" + (f" ± {100 * spread:.2f}" if len(values) > 1 else "") + f" ({len(values)})"
 
 
 def _exactness(run: Record) -> str:
@@ -199,7 +203,7 @@ def _device(run: Record) -> str:
 
 
 def _joined(runs: Sequence[Record], tell: Callable[[Record], str]) -> str:
-    return "; ".join(sorted({tell(run) for run in runs})) or "–"
+    return "; ".join(sorted({tell(run) for run in runs})) or _NOTHING
 
 
 def _time(seconds: float) -> str:
@@ -223,6 +227,30 @@ def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> st
     if recipe.split_by_seed:
         part += " of the splits (a row that one of them tests is a training row of others)"
     return f"Settings were searched on parts of {part}: {'; '.join(found)}."
+
+
+def _ablation(recipe: Recipe, path: Path) -> str:
+    """What was tried about a recipe, helpful or not."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    epochs, sparsity = record["settings"]["epochs"], record["settings"]["sparsity"]
+    rows = [
+        {
+            "change": row["change"],
+            "accuracy": f"{100 * row['validation_accuracy']:.2f}",
+            "difference": f"{100 * row['difference']:+.2f}"
+            + (f" ± {100 * row['sd']:.2f}" if row["splits"] > 1 else ""),
+            "splits": str(row["splits"]),
+        }
+        for row in record["table"]
+    ]
+    if not rows:
+        return ""
+    shorter = f" {epochs} epochs;" if epochs != recipe.config(_OURS, sparsity).epochs else ""
+    return (
+        f"What changes of the recipe are worth at {sparsity:g}, on parts of the training rows that were not trained on:"
+        f"{shorter} accuracy, and its difference from that of the recipe as it was then on the same splits, mean ± "
+        f"standard deviation (`{record['command']}`).\n\n{markdown(rows)}"
+    )
 
 
 def _commands(recipe: Recipe, sparsities: Sequence[float], table: Table, seeds: int) -> list[str]:
