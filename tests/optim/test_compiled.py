@@ -120,6 +120,21 @@ def test_autograd_notices_a_compiled_step():
         loss.backward()
 
 
+def test_state_of_another_type_is_read_as_numbers(counted):
+    weight = torch.randn(6, 20)
+    expected, _ = trained(weight)
+    param = nn.Parameter(weight.clone())
+    optimizer = LpSGD([param], p=1.2, lr=0.05, momentum=0.9, nesterov=True)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        param.grad = torch.randn(param.shape, generator=generator)
+        optimizer.step()
+        state = optimizer.state[param]
+        state["dual"], state["momentum_buffer"] = state["dual"].double(), state["momentum_buffer"].double()
+    assert len(counted) == 10
+    torch.testing.assert_close(param.detach(), expected)
+
+
 def test_the_gradient_is_left_as_it_is():
     param = nn.Parameter(torch.randn(4, 6))
     optimizer = LpSGD([param], p=1.2, lr=0.1, momentum=0.9, maximize=True)

@@ -88,8 +88,8 @@ def compiled_steps(
             _alike(state, "dual", param),
             _in_order(gradient, param),
             _alike(state, "momentum_buffer", param) if momentum != 0 else None,
-            None if mask is None else _in_order(mask, param),
-            None if isinstance(radius, float) else radius,
+            None if mask is None else _in_order(mask, param, torch.bool),
+            None if isinstance(radius, float) else radius.float().contiguous(),
         )
         alive.append(tensors)  # some were made here, and are only read by their addresses
         table.append((rows, param.numel(), *(0 if tensor is None else tensor.data_ptr() for tensor in tensors)))
@@ -108,11 +108,11 @@ def _in_rows(x: Tensor) -> bool:
     return x.ndim in orders and x.is_contiguous(memory_format=orders[x.ndim])
 
 
-def _in_order(x: Tensor, like: Tensor) -> Tensor:
-    """``x`` in the order of memory of another tensor of its shape."""
-    if x.stride() == like.stride():
+def _in_order(x: Tensor, like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """``x`` in the order of memory of another tensor of its shape, and of the type that compiled code reads there."""
+    if x.stride() == like.stride() and x.dtype == dtype:
         return x
-    return torch.empty_like(like, dtype=x.dtype).copy_(x)
+    return torch.empty_like(like, dtype=dtype).copy_(x)
 
 
 def _alike(state: dict[str, Any], key: str, like: Tensor) -> Tensor:
