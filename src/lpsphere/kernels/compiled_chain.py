@@ -293,10 +293,8 @@ def run_back(
             gradients[i, 1] = addresses[floats + k]
             array_at(gradients[i, 1], (rows[i, 5],), like)[:] = 0
             k += 1
-    room, room_of_input = (
-        _room(rows, min(batch, tile), inputs.itemsize),
-        _room(rows[:1], min(batch, tile), inputs.itemsize),
-    )
+    room = _room(rows, min(batch, tile), inputs.itemsize)
+    room_of_input = _room(rows[:1], min(batch, tile), inputs.itemsize)
     for first in range((batch - 1) // tile * tile, -1, -tile):  # what came last may still be in the cache
         last, (d, other) = min(batch, first + tile), _places(room)
         size = (last - first) * inputs.itemsize

@@ -97,7 +97,9 @@ class SparseChain(nn.Module):
         if before is None or before[1].is_watched():
             return None
         run = before[1]
-        return run.differentiable(input) if run.wants_gradients(input) else run(input)
+        if not run.wants_gradients(input):
+            return run(input)
+        return None if any(layer._factors is not None for layer in layers) else run.differentiable(input)
 
     def _prepared(self, layers: tuple[Any, ...]) -> tuple[tuple[nn.Module, ...], DirectRun] | None:
         if any(type(layer) is not SparseLinear for layer in layers) or not DirectRun.possible(layers):

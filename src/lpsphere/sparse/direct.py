@@ -61,8 +61,7 @@ class DirectRun:
         self._integers: list[Tensor] = [tensor for layer in layers for tensor in (layer.row_pointers, layer.columns)]
         self._places = [*map(Tensor.data_ptr, self._floats)]
         self._versions = [*map(_version, self._integers)]
-        self._layers, self._chain = tuple(layers), LayerChain(chain)
-        self._run = self._chain.run
+        self._chain = LayerChain(chain)
 
     @staticmethod
     def possible(layers: Sequence[Any]) -> bool:
@@ -104,7 +103,7 @@ class DirectRun:
             return None
         batch, neurons, turned = flat.shape[0], self.out_features, self._feature_major
         y = flat.new_empty_strided((batch, neurons), (1, batch) if turned else (neurons, 1))
-        if not self._run(flat.data_ptr(), _order(flat), y.data_ptr(), 1 if turned or batch == 1 else 0, batch):
+        if not self._chain.run(flat.data_ptr(), _order(flat), y.data_ptr(), 1 if turned or batch == 1 else 0, batch):
             return None
         return self._shaped(y, x)
 
@@ -113,7 +112,7 @@ class DirectRun:
         flat = self._flat(x)
         if flat is None or not all(p.requires_grad for p in self._floats):
             return None
-        if any(layer._factors is not None for layer in self._layers) or not self._chain.worth_keeping(flat.shape[0]):
+        if not self._chain.worth_keeping(flat.shape[0]):
             return None
         y: Tensor = _ChainProduct.apply(self._chain, flat, self.out_features, *self._floats)  # type: ignore[no-untyped-call]
         return self._shaped(y, x)
