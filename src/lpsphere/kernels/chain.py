@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,7 @@ class LayerChain:
         self._run, self._run_parallel = compiled_chain.run, compiled_chain.run_parallel
         self._run_keeping, self._run_back = compiled_chain.run_keeping, compiled_chain.run_back
         self._back: npt.NDArray[np.int64] | None = None
+        self._back_address = 0
 
     def run(self, x: int, x_order: int, y: int, y_order: int, batch: int) -> bool:
         """Write what the layers make of X into Y, in as many threads as the products of `multiply` would take.
@@ -145,9 +147,11 @@ class LayerChain:
         """
         if self._back is None:
             self._back = self._backward_plan()
-        moving = np.array((*floats, *gradients), np.int64)
-        addresses = self._plan.ctypes.data, self._back.ctypes.data, moving.ctypes.data
-        self._run_back(*addresses, len(self.layers), *x, *dy, dx, batch, self._tile, kept, self._zero)
+            self._back_address = self._back.ctypes.data
+        moving = array("q", (*floats, *gradients))
+        plan, layers = self._arguments
+        addresses = plan, self._back_address, moving.buffer_info()[0]
+        self._run_back(*addresses, layers, *x, *dy, dx, batch, self._tile, kept, self._zero)
 
     def _backward_plan(self) -> npt.NDArray[np.int64]:
         """What `run_back` needs beside the plan, a row a layer."""

@@ -373,6 +373,49 @@ def _product_tile(
     return result, generate
 
 
+@intrinsic(prefer_literal=True)
+def _product_block(_: Any, width: Any, dy: Any, x: Any, dv: Any, place: Any, rows: Any) -> Any:
+    """`_product_tile` for all features and the rows rows[0]..rows[1] of a matrix without gaps, without totals.
+
+    A few features stay in registers while the rows are gone through. ``place`` is (stride, offset of the tile,
+    number of features).
+    """
+    result = types.void(width, dy, x, dv, place, rows)
+    tile_bytes = _literal(width)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = Emitter(context, builder, signature.args, arguments, dv.dtype)
+        lanes = max(1, tile_bytes // emit.bytes)
+        part = min(lanes, REGISTER // emit.bytes)
+        stride, offset, features = (builder.extract_value(arguments[4], i) for i in range(3))
+        first, last = (builder.extract_value(arguments[5], i) for i in range(2))
+
+        def tile(data: int, row: Any) -> list[Any]:
+            start = builder.add(builder.mul(row, stride), offset)
+            return [
+                emit.load(emit.data(data), builder.add(start, emit.constant(lane)), part)
+                for lane in range(0, lanes, part)
+            ]
+
+        def add(those: list[Any]) -> None:
+            given = [tile(2, feature) for feature in those]
+
+            def add_row(row: Any) -> None:
+                totals, mine = [ir.Constant(emit.vector(part), None) for _ in those], tile(1, row)
+                for i, one in enumerate(mine):
+                    totals = [emit.multiply_add(one, x[i], total) for x, total in zip(given, totals, strict=True)]
+                where = builder.add(builder.mul(row, features), those[0])
+                old = emit.load(emit.data(3), where, len(those))
+                emit.store(builder.fadd(old, emit.sums(totals)), emit.data(3), where)
+
+            emit.loop(first, last, 1, add_row)
+
+        emit.loop_by(emit.constant(0), features, 4 if part >= 4 else 1, add)
+        return context.get_dummy_value()
+
+    return result, generate
+
+
 def _lanes_from(emit: Emitter, lanes: int, skip: Any) -> Any:
     """A mask of the lanes that are not skipped."""
     kind = ir.VectorType(_INT32, lanes)
@@ -480,8 +523,11 @@ def _sample_rows(
 ) -> None:
     literally(width)
     literally(partly)
+    done = partly == 0 and columns.size == (pointers.size - 1) * x.shape[0]
+    if done:
+        _product_block(width, dy, x, dv, (x.shape[1], tile[0], x.shape[0]), rows)  # type: ignore[call-arg]
     for row in range(rows[0], rows[1]):
-        ends = (np.intp(pointers[row]), np.intp(pointers[row + 1]))
+        ends = (np.intp(pointers[row + 1 if done else row]), np.intp(pointers[row + 1]))
         _product_tile(width, partly, columns, dy, x, dv, x.shape[1], (row, tile[0]), ends, tile[1], totals)  # type: ignore[call-arg]
 
 

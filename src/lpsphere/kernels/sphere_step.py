@@ -99,32 +99,27 @@ def _step_rows(
     longest = 0 if pointers.size else length
     for i in range(pointers.size - 1):
         longest = max(longest, np.intp(pointers[i + 1] - pointers[i]))
-    room = np.empty((2, max(_whole(longest), _ENTRIES)), np.float32)
+    room = np.empty((2, max(longest, _ENTRIES) + LANES), np.float32)
     scales, totals, ends = np.empty(LANES, np.float32), np.ones(LANES, np.float32), np.empty(LANES + 1, np.intp)
     first = 0
     while first < rows:
-        last, entries = first, 0
+        last = first
         ends[0] = pointers[first] if pointers.size else first * length
         while last < min(rows, first + LANES):
             ends[last + 1 - first] = pointers[last + 1] if pointers.size else (last + 1) * length
-            entries += _whole(ends[last + 1 - first] - ends[last - first])
-            if last > first and entries > _ENTRIES:
+            if last > first and ends[last + 1 - first] - ends[0] > _ENTRIES:
                 break
             last += 1
         those, own = ends[: last + 1 - first], radii if radii.size == 1 else radii[first:last]
-        _direct(those, gradient, momentum, mask, room, scales, (mu, gain), flags)
-        _measure(those, room, scales, totals, q)
+        _direct(those, gradient, momentum, mask, room[0], scales, (mu, gain), flags)
+        _raise(those, room[0], room[1], q)
+        _total(those, room[1], room[1][:0], totals)
         _scale_by_power(scales, totals, np.float32(eta), 1 / q)
-        _move(those, v, room, scales, np.float32(1 - eta))
-        _raise(those, room, scales, totals, 1 / (p - 1))
-        _place(those, w, v, room, scales, totals, own, p)
+        _move(those, v, room[0], room[1], scales, np.float32(1 - eta))
+        _raise(those, room[1], room[0], 1 / (p - 1))
+        _total(those, room[0], room[1], totals)
+        _place(those, w, v, room[1], room[0], scales, totals, own, p)
         first = last
-
-
-@_compiled
-def _whole(n: int) -> int:
-    """Entries of whole chunks for a row of n."""
-    return (n + LANES - 1) // LANES * LANES
 
 
 @_compiled
@@ -141,18 +136,17 @@ def _scale_by_power(scales: Any, totals: Any, factor: Any, exponent: float) -> N
 def _direct(
     ends: Any, gradient: Any, momentum: Any, mask: Any, room: Any, scales: Any, settings: Any, flags: Any
 ) -> None:
-    """The directions, into room[0].
+    """The directions, each row divided by its largest magnitude, end to end.
 
-    The scale is 1 / a row's largest magnitude; 0 if that is 0, and NaN if it is not finite. What is left of a momentum
-    whose gradients have been 0 for long may be so small that this would be infinite: such a row is made larger.
+    The scale of a row is 1; 0 if it is 0, and NaN if not all of it is finite. What is left of a momentum whose
+    gradients have been 0 for long may be so small that the inverse would be infinite: such a row is made larger before.
     """
     mu, gain = np.float32(settings[0]), np.float32(settings[1])
     nesterov, negated = flags
     sign = np.float32(-1 if negated else 1)
     ahead, of_gradient = np.float32(mu if nesterov else 1), np.float32(sign if nesterov else 0)
-    direction, place = room[0], 0
     for i in range(ends.size - 1):
-        largest, start = zeros(), place
+        largest = zeros()
         for c in range(ends[i], ends[i + 1], LANES):
             left = ends[i + 1] - c
             d = load(gradient, c, left)
@@ -164,85 +158,79 @@ def _direct(
                 m = weighted(mu, load(momentum, c, left), gain * sign, d)
                 store(momentum, c, left, m)
                 d = weighted(ahead, m, of_gradient, d)
-            store(direction, place, LANES, d)
+            store(room, c - ends[0], LANES, d)  # and zeros, for which the next row comes
             largest = larger(largest, d)
-            place += LANES
         found = largest_of(largest)
         if 0 < found < _NORMAL:
-            for c in range(start, place, LANES):
-                store(direction, c, LANES, scale(load(direction, c, LANES), _UP))
+            _scale_row(room, ends[i] - ends[0], ends[i + 1] - ends[0], _UP)
             found *= _UP
-        by = _ONE / found if found < np.inf else np.float32(np.nan)
-        scales[i] = np.float32(0) if found == 0 else by
+        scales[i] = np.float32(np.nan) if not found < np.inf else np.float32(1 if found > 0 else 0)
+        _scale_row(room, ends[i] - ends[0], ends[i + 1] - ends[0], _ONE / found if found > 0 else _ONE)
 
 
 @_compiled
-def _measure(ends: Any, room: Any, scales: Any, totals: Any, q: float) -> None:
-    """The total of a row is the sum of |.|^q of its scaled direction."""
-    head, tail = head_and_tail(q)
-    direction, place = room[0], 0
+def _scale_row(room: Any, start: int, stop: int, by: Any) -> None:
+    """The last row there is so far, times a number; what is beyond are zeros."""
+    for c in range(start, stop, LANES):
+        store(room, c, LANES, scale(load(room, c, LANES), by))
+
+
+@_compiled
+def _raise(ends: Any, room: Any, raised: Any, exponent: float) -> None:
+    """|.|^exponent of all that is there, in chunks of several rows, where they are short."""
+    head, tail = head_and_tail(exponent)
+    for c in range(0, ends[ends.size - 1] - ends[0], LANES):
+        store(raised, c, LANES, power_of(scaled_magnitude(load(room, c, LANES), _ONE), head, tail))
+
+
+@_compiled
+def _total(ends: Any, raised: Any, room: Any, totals: Any) -> None:
+    """The total of a row is the sum of what was raised, or of its products with the magnitudes that were, if given."""
     for i in range(ends.size - 1):
         total = zeros()
-        for _ in range(ends[i], ends[i + 1], LANES):
-            y = power_of(scaled_magnitude(load(direction, place, LANES), scales[i]), head, tail)
-            total = weighted(_ONE, total, _ONE, y)
-            place += LANES
+        for c in range(ends[i], ends[i + 1], LANES):
+            y = load(raised, c - ends[0], ends[i + 1] - c)
+            if room.size:
+                total = add_product(total, scaled_magnitude(load(room, c - ends[0], ends[i + 1] - c), _ONE), y)
+            else:
+                total = weighted(_ONE, total, _ONE, y)
         totals[i] = sum_of(total)
 
 
 @_compiled
-def _move(ends: Any, v: Any, room: Any, steps: Any, keep: Any) -> None:
-    """The stepped v in the place of the directions; 1 / its largest magnitude in that of the step.
+def _move(ends: Any, v: Any, room: Any, moved: Any, steps: Any, keep: Any) -> None:
+    """The stepped v, each row divided by its largest magnitude, end to end; the step becomes 1.
 
     A step of 0 or NaN stays, and becomes 0 if it cancels the old v but for rounding.
     """
-    point, place = room[0], 0
     for i in range(ends.size - 1):
         step, largest, before = steps[i], zeros(), zeros()
         for c in range(ends[i], ends[i + 1], LANES):
-            old = load(v, c, ends[i + 1] - c)
-            new = weighted(keep, old, -step, load(point, place, LANES))
-            store(point, place, LANES, new)
+            left = ends[i + 1] - c
+            old = load(v, c, left)
+            new = weighted(keep, old, -step, load(room, c - ends[0], left))
+            store(moved, c - ends[0], LANES, new)
             largest, before = larger(largest, new), larger(before, old)
-            place += LANES
         if step != 0 and step == step:
             found = largest_of(largest)
-            steps[i] = np.float32(0) if found <= _ROUNDING * keep * largest_of(before) else _ONE / found
+            steps[i] = np.float32(0 if found <= _ROUNDING * keep * largest_of(before) else 1)
+            _scale_row(moved, ends[i] - ends[0], ends[i + 1] - ends[0], _ONE / found if found > 0 else _ONE)
 
 
 @_compiled
-def _raise(ends: Any, room: Any, scales: Any, totals: Any, exponent: float) -> None:
-    """|.|^exponent of the scaled points, into room[1]; the total is the sum of the products of the two."""
-    head, tail = head_and_tail(exponent)
-    point, magnitude, place = room[0], room[1], 0
-    for i in range(ends.size - 1):
-        total = zeros()
-        for _ in range(ends[i], ends[i + 1], LANES):
-            x = scaled_magnitude(load(point, place, LANES), scales[i])
-            y = power_of(x, head, tail)
-            store(magnitude, place, LANES, y)
-            total = add_product(total, x, y)
-            place += LANES
-        totals[i] = sum_of(total)
-
-
-@_compiled
-def _place(ends: Any, w: Any, v: Any, room: Any, scales: Any, totals: Any, radii: Any, p: float) -> None:
+def _place(ends: Any, w: Any, v: Any, moved: Any, raised: Any, scales: Any, totals: Any, radii: Any, p: float) -> None:
     """The new v and w, normalised, where they belong."""
     head, tail = head_and_tail(1 / p)
     _scale_by_power(scales, totals, _ONE, 1 - 1 / p)
     store(totals, 0, LANES, power_of(load(totals, 0, LANES), head, tail))
-    point, magnitude, place = room[0], room[1], 0
     for i in range(ends.size - 1):
         by, size = scales[i], totals[i] * (radii[0] if radii.size == 1 else radii[i])
-        moved = by != 0 and by == by
         for c in range(ends[i], ends[i + 1], LANES):
-            left = ends[i + 1] - c
-            if moved:
-                x = load(point, place, LANES)
+            place, left = c - ends[0], ends[i + 1] - c
+            if by > 0:
+                x = load(moved, place, LANES)
                 store(v, c, left, scale(x, by))
-                store(w, c, left, with_sign_of(scale(load(magnitude, place, LANES), size), x))
+                store(w, c, left, with_sign_of(scale(load(raised, place, LANES), size), x))
             elif by != by:
                 store(v, c, left, scale(load(v, c, left), by))
                 store(w, c, left, scale(load(w, c, left), by))
-            place += LANES

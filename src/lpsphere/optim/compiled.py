@@ -6,7 +6,9 @@ millisecond.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +25,7 @@ WORTH_COMPILING = 1 << 14
 
 def can_compile(param: Tensor, layout: Layout) -> bool:
     """Whether this weight is such that `compiled_steps` can take it."""
-    if param.dtype != torch.float32 or param.device.type != "cpu":
+    if param.dtype != torch.float32 or not param.is_cpu:
         return False
     if isinstance(layout, SegmentLayout):
         return param.is_contiguous()
@@ -71,9 +73,8 @@ def compiled_steps(
         nesterov: Nesterov momentum.
         maximize: Whether to step against the gradient's sign.
     """
-    from lpsphere.kernels.sphere_step import dual_steps
-
-    table, constants, alive = [], [], []
+    table: list[int] = []
+    constants, alive = [], []
     for param, layout, state, gradient, mask, radius in weights:
         gain = 1 - dampening
         if momentum != 0 and "momentum_buffer" not in state:
@@ -92,12 +93,19 @@ def compiled_steps(
             None if isinstance(radius, float) else radius.float().contiguous(),
         )
         alive.append(tensors)  # some were made here, and are only read by their addresses
-        table.append((rows, param.numel(), *(0 if tensor is None else tensor.data_ptr() for tensor in tensors)))
+        table += (rows, param.numel(), *(0 if tensor is None else tensor.data_ptr() for tensor in tensors))
         constants.append((radius if isinstance(radius, float) else 0.0, gain))
-    addresses = np.array(table, np.int64)
+    addresses = array("q", table)
     settings, flags = (p, eta, momentum), (nesterov, maximize)
-    dual_steps(addresses.ctypes.data, len(table), np.array(constants, np.float32), settings, flags)
+    _kernel()(addresses.buffer_info()[0], len(alive), np.array(constants, np.float32), settings, flags)
     torch.autograd.graph.increment_version([stepped.param for stepped in weights])
+
+
+@cache
+def _kernel() -> Any:
+    from lpsphere.kernels.sphere_step import dual_steps
+
+    return dual_steps
 
 
 def _in_rows(x: Tensor) -> bool:
