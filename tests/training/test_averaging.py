@@ -15,10 +15,6 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 
-class Crash(Exception):  # noqa: N818
-    pass
-
-
 def weights_after_each_epoch(config, folder, **options):
     """Train; the weights (no batch-norm statistics) after each epoch."""
     seen = []
@@ -80,15 +76,10 @@ def test_weights_on_spheres_are_left_where_their_mean_is(tmp_path):
 
 
 @pytest.mark.parametrize("crash", [30, 83, 84, 100, 126])
-def test_an_averaged_run_continues_bit_for_bit(tmp_path, crash):
+def test_an_averaged_run_continues_bit_for_bit(tmp_path, crash, crash_at):
     Trainer(CONFIG, tmp_path / "whole").fit()
 
-    def on_step(progress):
-        if progress.step == crash:
-            raise Crash
-
-    with pytest.raises(Crash):
-        Trainer(CONFIG, tmp_path / "crashed").fit(on_step)
+    crash_at(crash, Trainer(CONFIG, tmp_path / "crashed"))
     torch.manual_seed(12345)
     Trainer(CONFIG, tmp_path / "crashed", resume=True).fit()
     expected, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "crashed"))

@@ -12,18 +12,6 @@ from lpsphere.training import Interrupted, TrainConfig, Trainer, evaluate_run
 SMALL = TrainConfig(hidden=(32, 32), epochs=4, device="cpu", threads=1)
 
 
-class Crash(Exception):  # noqa: N818
-    pass
-
-
-def crash_at(step):
-    def on_step(progress):
-        if progress.step == step:
-            raise Crash
-
-    return on_step
-
-
 def history(folder):
     rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
@@ -37,9 +25,8 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("crash", [1, 21, 22, 50, 63, 83, 84])
-def test_a_run_that_crashed_continues_bit_for_bit(whole, tmp_path, crash):
-    with pytest.raises(Crash):
-        Trainer(SMALL, tmp_path).fit(crash_at(crash))
+def test_a_run_that_crashed_continues_bit_for_bit(whole, tmp_path, crash, crash_at):
+    crash_at(crash, Trainer(SMALL, tmp_path))
     torch.manual_seed(12345)
     Trainer(SMALL, tmp_path, resume=True).fit()
     expected, ours = load_file(whole / "model.safetensors"), load_file(tmp_path / "model.safetensors")
@@ -82,17 +69,16 @@ def test_a_run_that_is_told_to_stop_at_its_end_finishes(tmp_path):
     ids=["primal", "sgd", "dense", "paper"],
 )
 @pytest.mark.filterwarnings("ignore:finalized")
-def test_every_kind_of_run_continues_bit_for_bit(tmp_path, config):
+def test_every_kind_of_run_continues_bit_for_bit(tmp_path, config, crash_at):
     Trainer(config, tmp_path / "whole").fit()
-    with pytest.raises(Crash):
-        Trainer(config, tmp_path / "crashed").fit(crash_at(50))
+    crash_at(50, Trainer(config, tmp_path / "crashed"))
     Trainer(config, tmp_path / "crashed", resume=True).fit()
     expected, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "crashed"))
     assert all(torch.equal(value, ours[name]) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("model", ["cnn", "wide_resnet"])
-def test_training_on_augmented_images_continues_bit_for_bit(tmp_path, model):
+def test_training_on_augmented_images_continues_bit_for_bit(tmp_path, model, crash_at):
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(96, 2, 8, 8, generator=generator), torch.randint(0, 3, (96,), generator=generator)
     data = Dataset("noise", "classification", x[:64], y[:64], x[64:], y[64:], ("a", "b", "c"), ())
@@ -101,8 +87,7 @@ def test_training_on_augmented_images_continues_bit_for_bit(tmp_path, model):
     )
     Trainer(config, tmp_path / "whole", data=data).fit()
     Trainer(replace(config, cutout=0), tmp_path / "other", data=data).fit()
-    with pytest.raises(Crash):
-        Trainer(config, tmp_path / "crashed", data=data).fit(crash_at(6))
+    crash_at(6, Trainer(config, tmp_path / "crashed", data=data))
     Trainer(config, tmp_path / "crashed", resume=True, data=data).fit()
     whole, ours, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "crashed", "other"))
     assert all(torch.equal(value, ours[name]) for name, value in whole.items())
@@ -180,9 +165,8 @@ def test_a_finished_run_can_be_resumed_without_change(whole):
     assert (whole / "model.safetensors").read_bytes() == before
 
 
-def test_a_checkpoint_of_another_network_is_refused(whole, tmp_path):
-    with pytest.raises(Crash):
-        Trainer(SMALL, tmp_path).fit(crash_at(42))
+def test_a_checkpoint_of_another_network_is_refused(whole, tmp_path, crash_at):
+    crash_at(42, Trainer(SMALL, tmp_path))
     with pytest.raises(ValueError, match=r"is of another network: .*\(32, 64\) there, \(48, 64\) here"):
         Trainer(replace(SMALL, hidden=(48, 32)), tmp_path, resume=True)
 
@@ -193,11 +177,10 @@ def test_a_loss_that_is_not_finite_ends_training_with_an_explanation(tmp_path):
         Trainer(config, tmp_path).fit()
 
 
-def test_a_run_that_is_not_finished_cannot_be_evaluated(tmp_path):
+def test_a_run_that_is_not_finished_cannot_be_evaluated(tmp_path, crash_at):
     with pytest.raises(FileNotFoundError, match="holds no run"):
         evaluate_run(tmp_path)
-    with pytest.raises(Crash):
-        Trainer(SMALL, tmp_path).fit(crash_at(30))
+    crash_at(30, Trainer(SMALL, tmp_path))
     with pytest.raises(FileNotFoundError, match="the run is not finished"):
         evaluate_run(tmp_path)
 

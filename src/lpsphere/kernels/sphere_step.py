@@ -1,7 +1,8 @@
 """The dual step of LpSGD (method, section 2) on float32 rows, some at a time while they are in the cache. Needs Numba.
 
-Rows lie end to end, of one length where all weights exist, or of as many connections as each neuron has: in chunks of
-16, since most rows of a sparse network are too short for what compilers make of a loop.
+Rows lie end to end, of one length where all weights exist, or of as many connections as each neuron has. They are gone
+through in chunks of 16, since most rows of a sparse network are too short for what compilers make of a loop; powers,
+which take longest, in chunks of whatever rows lie there.
 
 Knows arrays and addresses; nothing of parameters, groups or masks' owners.
 """
