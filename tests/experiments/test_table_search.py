@@ -8,6 +8,7 @@ import yaml
 
 from lpsphere.data import load
 from lpsphere.experiments import runs as running
+from lpsphere.experiments.recipes import load_recipe
 from lpsphere.experiments.table import Cell
 from lpsphere.experiments.table_search import Span, search_cell, search_path, spaces
 from lpsphere.theory import p_for_training
@@ -74,6 +75,11 @@ def test_every_method_gets_the_same_number_of_trials_within_its_spans(wine_table
     for run in proposed:
         for name, span in space.items():
             assert span.origin + span.low - 1e-9 <= run[name] <= span.origin + span.high + 1e-9
+
+
+def test_dropout_is_searched_for_tables_and_not_for_images():
+    assert "dropout" in spaces(load_recipe("dna").config("rigl", 0.8))
+    assert "dropout" not in spaces(load_recipe("fashion-mnist").config("rigl", 0.8))
 
 
 def test_the_exponent_is_searched_from_1_03_to_1_6_by_the_logarithm_of_what_is_above_1():

@@ -16,12 +16,12 @@ def arrays(seed, lengths):
     return [rng.standard_normal(sum(lengths)).astype(np.float32) for _ in range(4)]
 
 
-def step(lengths, w, v, gradient, momentum, mask, radii, flags=(True, False)):
+def step(lengths, w, v, gradient, momentum, mask, radii, flags=(True, False), settings=SETTINGS):
     pointers = np.cumsum([0, *lengths]).astype(np.int32)
     parts = [pointers, w, v, gradient, momentum, mask, radii if len(radii) == len(lengths) else None]
     addresses = [0 if part is None else part.ctypes.data for part in parts]
     table = np.array([[len(lengths), len(w), *addresses]], np.int64)
-    dual_steps(table.ctypes.data, 1, np.array([[radii[0], SETTINGS[3]]], np.float32), SETTINGS[:3], flags)
+    dual_steps(table.ctypes.data, 1, np.array([[radii[0], settings[3]]], np.float32), settings[:3], flags)
 
 
 @pytest.mark.parametrize(("moving", "masked", "own_radii"), [*itertools.product([False, True], repeat=3)])
@@ -57,6 +57,26 @@ def test_nan_stays_within_its_neuron():
     step([4, 3], w, v, gradient, momentum, None, np.ones(1, np.float32))
     assert np.isnan(w[:4]).all()
     assert np.isfinite(w[4:]).all()
+
+
+def test_nan_in_the_dual_weights_is_not_overlooked():
+    w, v, gradient, momentum = arrays(0, [4, 3])
+    v[1] = np.nan
+    step([4, 3], w, v, gradient, momentum, None, np.ones(1, np.float32))
+    assert np.isnan(w[:4]).all()
+    assert np.isnan(v[:4]).all()
+    assert np.isfinite(w[4:]).all()
+
+
+@pytest.mark.parametrize("p", [1.01, 2.0, 300.0, 1e6])
+def test_a_neuron_without_gradient_stays_as_it_is(p):
+    w, v, gradient, _ = arrays(0, [4, 3])
+    gradient[:4] = 0
+    before = w.copy(), v.copy()
+    step([4, 3], w, v, gradient, None, None, np.ones(1, np.float32), settings=(p, *SETTINGS[1:]))
+    np.testing.assert_array_equal(w[:4], before[0][:4])
+    np.testing.assert_array_equal(v[:4], before[1][:4])
+    assert np.isfinite(w).all()
 
 
 def test_directions_too_small_to_be_scaled_count_by_their_ratios():

@@ -56,7 +56,7 @@ class Span:
         return min(max(value - self.origin, self.low), self.high)
 
 
-_SMOOTHING, _DECAY = Span(0.0, 0.2, log=False), Span(1e-5, 1e-2)
+_SMOOTHING, _DECAY = Span(0.0, 0.2, log=False), Span(1e-5, 5e-2)
 _OF_OPTIMIZERS: Mapping[str, Mapping[str, Span]] = {
     "lpsgd": {
         "p": Span(0.03, 0.6, origin=1.0),
@@ -73,11 +73,14 @@ _OF_METHODS: Mapping[str, Mapping[str, Span]] = {
     "set": {"drop_fraction": Span(0.1, 0.5, log=False)},
     "rigl": {"drop_fraction": Span(0.1, 0.5, log=False)},
 }
+_OF_TABLES: Mapping[str, Span] = {"dropout": Span(0.0, 0.6, log=False)}
+"""Of the MLP, which all recipes of tables train."""
 
 
 def spaces(config: TrainConfig) -> dict[str, Span]:
-    """What is searched for a run: settings of its optimizer and of its method."""
-    return {**_OF_OPTIMIZERS[config.optimizer], **_OF_METHODS.get(config.method, {})}
+    """What is searched for a run: settings of its optimizer, of its method and, for tables, of the network."""
+    of_network = _OF_TABLES if config.model in ("auto", "mlp") else {}
+    return {**_OF_OPTIMIZERS[config.optimizer], **_OF_METHODS.get(config.method, {}), **of_network}
 
 
 def search_path(folder: Path, cell: Cell, method: str) -> Path:

@@ -146,8 +146,9 @@ class LayerChain:
             kept: Address of what `run_keeping` kept.
         """
         if self._back is None:
-            self._back = self._backward_plan()
-            self._back_address = self._back.ctypes.data
+            back = self._backward_plan()
+            self._back_address = back.ctypes.data
+            self._back = back  # at last, since another thread may be here, too
         moving = array("q", (*floats, *gradients))
         plan, layers = self._arguments
         addresses = plan, self._back_address, moving.buffer_info()[0]

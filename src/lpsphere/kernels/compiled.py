@@ -377,8 +377,7 @@ def _product_tile(
 def _product_block(_: Any, width: Any, dy: Any, x: Any, dv: Any, place: Any, rows: Any) -> Any:
     """`_product_tile` for all features and the rows rows[0]..rows[1] of a matrix without gaps, without totals.
 
-    A few features stay in registers while the rows are gone through. ``place`` is (stride, offset of the tile,
-    number of features).
+    A few features are loaded once for all rows. ``place`` is (stride, offset of the tile, number of features).
     """
     result = types.void(width, dy, x, dv, place, rows)
     tile_bytes = _literal(width)
@@ -523,11 +522,15 @@ def _sample_rows(
 ) -> None:
     literally(width)
     literally(partly)
-    done = partly == 0 and columns.size == (pointers.size - 1) * x.shape[0]
-    if done:
+    without_gaps = partly == 0 and columns.size == (pointers.size - 1) * x.shape[0]
+    if without_gaps:
         _product_block(width, dy, x, dv, (x.shape[1], tile[0], x.shape[0]), rows)  # type: ignore[call-arg]
+        if not totals.size:
+            return
     for row in range(rows[0], rows[1]):
-        ends = (np.intp(pointers[row + 1 if done else row]), np.intp(pointers[row + 1]))
+        ends = (np.intp(pointers[row]), np.intp(pointers[row + 1]))
+        if without_gaps:
+            ends = (ends[1], ends[1])  # no connections, for the totals alone
         _product_tile(width, partly, columns, dy, x, dv, x.shape[1], (row, tile[0]), ends, tile[1], totals)  # type: ignore[call-arg]
 
 

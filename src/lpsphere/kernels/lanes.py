@@ -26,9 +26,9 @@ __all__ = [
     "largest_of",
     "load",
     "load_bytes",
+    "magnitude",
     "power_of",
     "scale",
-    "scaled_magnitude",
     "store",
     "sum_of",
     "weighted",
@@ -41,7 +41,7 @@ LANES = 16
 _FLOAT, _INT, _BYTE, _BIT = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(1)
 _FLOATS, _INTS, _BYTES, _BITS = (ir.VectorType(kind, LANES) for kind in (_FLOAT, _INT, _BYTE, _BIT))
 _CONTRACT = ("contract",)
-_MAGNITUDE = 0x7FFFFFFF
+_ALL_BUT_SIGN = 0x7FFFFFFF
 
 
 class _Lanes(types.Type):
@@ -99,7 +99,7 @@ def _all(number: Any, kind: Any = _FLOATS) -> Any:
 
 
 def _magnitude_bits(builder: Any, x: Any) -> Any:
-    return builder.and_(builder.bitcast(x, _INTS), _all(_MAGNITUDE, _INTS))
+    return builder.and_(builder.bitcast(x, _INTS), _all(_ALL_BUT_SIGN, _INTS))
 
 
 def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
@@ -213,8 +213,8 @@ def _scale(builder: Any, x: Any, factor: Any) -> Any:
     return builder.fmul(x, _splat(builder, factor, _FLOATS))
 
 
-def _scaled_magnitude(builder: Any, x: Any, factor: Any) -> Any:
-    return _scale(builder, builder.bitcast(_magnitude_bits(builder, x), _FLOATS), factor)
+def _magnitude(builder: Any, x: Any) -> Any:
+    return builder.bitcast(_magnitude_bits(builder, x), _FLOATS)
 
 
 def _weighted(builder: Any, a: Any, x: Any, b: Any, y: Any) -> Any:
@@ -226,7 +226,7 @@ def _add_product(builder: Any, total: Any, x: Any, y: Any) -> Any:
 
 
 def _with_sign_of(builder: Any, x: Any, y: Any) -> Any:
-    sign = builder.and_(builder.bitcast(y, _INTS), _all(~_MAGNITUDE, _INTS))
+    sign = builder.and_(builder.bitcast(y, _INTS), _all(~_ALL_BUT_SIGN, _INTS))
     return builder.bitcast(builder.or_(_magnitude_bits(builder, x), sign), _FLOATS)
 
 
@@ -264,8 +264,8 @@ power_of: Any = _function(_lanes, _power_of)
 scale: Any = _function(_lanes, _scale)
 """scale(x, factor): all lanes times a number."""
 
-scaled_magnitude: Any = _function(_lanes, _scaled_magnitude)
-"""scaled_magnitude(x, factor): |x| times a number."""
+magnitude: Any = _function(_lanes, _magnitude)
+"""magnitude(x): |x|."""
 
 weighted: Any = _function(_lanes, _weighted)
 """weighted(a, x, b, y): a x + b y, of numbers a, b and chunks x, y."""

@@ -24,9 +24,9 @@ from lpsphere.kernels.lanes import (
     largest_of,
     load,
     load_bytes,
+    magnitude,
     power_of,
     scale,
-    scaled_magnitude,
     store,
     sum_of,
     weighted,
@@ -125,10 +125,10 @@ def _step_rows(
 
 @_compiled
 def _scale_by_power(scales: Any, totals: Any, factor: Any, exponent: float) -> None:
-    """The scales times factor * total^-exponent."""
+    """The scales times factor * total^-exponent; those of a total of 0 times factor."""
     head, tail = head_and_tail(exponent)
     for k in range(LANES):
-        totals[k] = _ONE / totals[k]
+        totals[k] = _ONE / totals[k] if totals[k] != 0 else _ONE
     powers = power_of(load(totals, 0, LANES), head, tail)
     store(scales, 0, LANES, add_product(zeros(), scale(load(scales, 0, LANES), factor), powers))
 
@@ -159,7 +159,7 @@ def _direct(
                 m = weighted(mu, load(momentum, c, left), gain * sign, d)
                 store(momentum, c, left, m)
                 d = weighted(ahead, m, of_gradient, d)
-            store(room, c - ends[0], LANES, d)  # and zeros, for which the next row comes
+            store(room, c - ends[0], LANES, d)  # the zeros beyond the row make room for the next
             largest = larger(largest, d)
         found = largest_of(largest)
         if 0 < found < _NORMAL:
@@ -178,21 +178,25 @@ def _scale_row(room: Any, start: int, stop: int, by: Any) -> None:
 
 @_compiled
 def _raise(ends: Any, room: Any, raised: Any, exponent: float) -> None:
-    """|.|^exponent of all that is there, in chunks of several rows, where they are short."""
+    """|.|^exponent of all that is there, in chunks of several rows, where they are short.
+
+    What is beyond the last row is arbitrary, there and here, and may not be used.
+    """
     head, tail = head_and_tail(exponent)
     for c in range(0, ends[ends.size - 1] - ends[0], LANES):
-        store(raised, c, LANES, power_of(scaled_magnitude(load(room, c, LANES), _ONE), head, tail))
+        store(raised, c, LANES, power_of(magnitude(load(room, c, LANES)), head, tail))
 
 
 @_compiled
-def _total(ends: Any, raised: Any, room: Any, totals: Any) -> None:
-    """The total of a row is the sum of what was raised, or of its products with the magnitudes that were, if given."""
+def _total(ends: Any, raised: Any, factors: Any, totals: Any) -> None:
+    """The total of a row is the sum of what was raised, or of its products with the magnitudes of factors, if any."""
     for i in range(ends.size - 1):
         total = zeros()
         for c in range(ends[i], ends[i + 1], LANES):
-            y = load(raised, c - ends[0], ends[i + 1] - c)
-            if room.size:
-                total = add_product(total, scaled_magnitude(load(room, c - ends[0], ends[i + 1] - c), _ONE), y)
+            place, left = c - ends[0], ends[i + 1] - c
+            y = load(raised, place, left)
+            if factors.size:
+                total = add_product(total, magnitude(load(factors, place, left)), y)
             else:
                 total = weighted(_ONE, total, _ONE, y)
         totals[i] = sum_of(total)
@@ -214,7 +218,8 @@ def _move(ends: Any, v: Any, room: Any, moved: Any, steps: Any, keep: Any) -> No
             largest, before = larger(largest, new), larger(before, old)
         if step != 0 and step == step:
             found = largest_of(largest)
-            steps[i] = np.float32(0 if found <= _ROUNDING * keep * largest_of(before) else 1)
+            cancelled = found <= _ROUNDING * keep * largest_of(before)
+            steps[i] = np.float32(0 if cancelled else 1) if found == found else found
             _scale_row(moved, ends[i] - ends[0], ends[i + 1] - ends[0], _ONE / found if found > 0 else _ONE)
 
 

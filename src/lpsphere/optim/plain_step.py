@@ -29,10 +29,10 @@ def plain_step(group: dict[str, Any], states: MutableMapping[Tensor, Any], *, fu
     gradients = [param.grad for param in params]
     settings = {name: group[name] for name in _SETTINGS}
     buffers: list[Tensor | None] = [states[param].get("momentum_buffer") for param in params]
-    started = group["momentum"] == 0 or all(buffer is not None for buffer in buffers)
-    if fused and started and group["foreach"] is None and _can_fuse(params, gradients):
+    kept = buffers if group["momentum"] != 0 else []
+    if fused and group["foreach"] is None and _can_fuse([*params, *gradients, *kept]):
         # what sgd(fused=True) comes to, which takes longer to sort the tensors than this does to step them
-        torch._fused_sgd_(params, gradients, buffers if group["momentum"] else [], is_first_step=False, **settings)  # type: ignore[arg-type]
+        torch._fused_sgd_(params, gradients, kept, is_first_step=False, **settings)  # type: ignore[arg-type]
         return
     sgd(
         params,
@@ -47,10 +47,14 @@ def plain_step(group: dict[str, Any], states: MutableMapping[Tensor, Any], *, fu
             states[param]["momentum_buffer"] = buffer
 
 
-def _can_fuse(params: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> bool:
-    kinds: set[torch.dtype] = set()
-    for param, gradient in zip(params, gradients, strict=True):
-        if gradient is None or not param.is_cpu or gradient.is_sparse or is_shared(param):
+def _can_fuse(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether torch's fused kernel can take these: it walks through their memory as if all were of one type and order.
+
+    None are momenta that have not begun.
+    """
+    kinds = set()
+    for tensor in tensors:
+        if tensor is None or not tensor.is_cpu or tensor.is_sparse or is_shared(tensor) or not tensor.is_contiguous():
             return False
-        kinds.update((param.dtype, gradient.dtype))
+        kinds.add(tensor.dtype)
     return kinds in ({torch.float32}, {torch.float64})
