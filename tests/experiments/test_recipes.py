@@ -27,7 +27,7 @@ PUBLISHED = {  # weights, epochs, accuracies at 0.5, 0.8, 0.9
     "cifar-10": (1_154_074, 250, 0.9423, 0.9383, 0.9310),
     "tiny-imagenet": (4_644_120, 250, 0.6377, 0.6295, 0.6042),
 }
-BUDGET = ("model", "hidden", "norm", "dropout", "blocks", "width", "epochs", "batch_size", "schedule")
+BUDGET = ("model", "hidden", "norm", "blocks", "width", "epochs", "batch_size", "schedule")
 AUGMENTATION = ("crop", "flip", "cutout")
 TEXT = """
 paper: {weights: 10, epochs: 1, accuracy: {"0.5": 0.9}}
