@@ -6,6 +6,7 @@ import torch
 
 from lpsphere.data import Dataset
 from lpsphere.experiments.recipes import DATA, TABLE_METHODS, load_recipe, parse_recipe
+from lpsphere.experiments.table_search import spaces
 from lpsphere.models import build
 from lpsphere.training.setup import make_optimizer, make_topology, model_config
 
@@ -78,6 +79,8 @@ def test_no_network_is_larger_and_none_is_trained_for_longer_than_the_paper_s(da
 def test_all_methods_have_the_same_network_and_budget(data):
     assert set(load_recipe(data).methods) == set(TABLE_METHODS)
     assert len({tuple(getattr(config, name) for name in BUDGET) for config in configs(data)}) == 1
+    searched = all("dropout" in spaces(config) for config in configs(data))  # with the same effort for every method
+    assert searched or len({config.dropout for config in configs(data)}) == 1
     sparse = {(config.sparsity, *(getattr(config, name) for name in AUGMENTATION))
               for config in configs(data) if config.method != "dense"}  # fmt: skip
     assert len(sparse) == len({config.sparsity for config in configs(data) if config.method != "dense"})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from lpsphere.kernels.index import ConnectionIndex
 from lpsphere.kernels.products import Floats, checked, team_of, threads_for
@@ -74,8 +74,6 @@ class LayerChain:
         self._tile, self._zero = _TILE // kind.itemsize, kind.type(0)
         self._run, self._run_parallel = compiled_chain.run, compiled_chain.run_parallel
         self._run_keeping, self._run_back = compiled_chain.run_keeping, compiled_chain.run_back
-        self._back: npt.NDArray[np.int64] | None = None
-        self._back_address = 0
 
     def run(self, x: int, x_order: int, y: int, y_order: int, batch: int) -> bool:
         """Write what the layers make of X into Y, in as many threads as the products of `multiply` would take.
@@ -145,22 +143,17 @@ class LayerChain:
             batch: Number of samples.
             kept: Address of what `run_keeping` kept.
         """
-        if self._back is None:
-            back = self._backward_plan()
-            self._back_address = back.ctypes.data
-            self._back = back  # at last, since another thread may be here, too
-        moving = array("q", (*floats, *gradients))
+        moving, back = array("q", (*floats, *gradients)), self._back
         plan, layers = self._arguments
-        addresses = plan, self._back_address, moving.buffer_info()[0]
+        addresses = plan, back[0], moving.buffer_info()[0]
         self._run_back(*addresses, layers, *x, *dy, dx, batch, self._tile, kept, self._zero)
 
-    def _backward_plan(self) -> npt.NDArray[np.int64]:
-        """What `run_back` needs beside the plan, a row a layer."""
-        self._transposed = [layer.index.transposed for layer in self.layers]  # kept, since addresses keep nothing
-        return np.array(
-            [
-                (index.pointers.ctypes.data, index.columns.ctypes.data, order.ctypes.data)
-                for index, order in self._transposed
-            ],
+    @cached_property
+    def _back(self) -> tuple[int, object]:
+        """The address of what `run_back` needs beside the plan, a row a layer, and what must be kept with it."""
+        transposed = [layer.index.transposed for layer in self.layers]
+        plan = np.array(
+            [(index.pointers.ctypes.data, index.columns.ctypes.data, order.ctypes.data) for index, order in transposed],
             np.int64,
         )
+        return plan.ctypes.data, (plan, transposed)
