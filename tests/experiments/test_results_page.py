@@ -55,10 +55,11 @@ def page(wine_table, tmp_path):
     return write
 
 
-def tables(text):
-    """The tables of a page, each a list of rows as header -> cell."""
+def tables(text, *, overview=False):
+    """The tables of a page's sections or of its overview, each a list of rows as header -> cell."""
     found = []
-    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+    sections = [part for part in text.split("\n## ") if part.startswith("At a glance") == overview]
+    for block in re.findall(r"(?:^\|.*\n)+", "\n".join(sections), flags=re.MULTILINE):
         header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
         found.append([dict(zip(header, row, strict=True)) for row in rows])
     return found
@@ -72,6 +73,34 @@ def test_a_mean_above_the_paper_s_is_bold_and_one_below_is_not(page):
     assert (half["ours"], half["paper"], half["difference"]) == ("**75.00 ± 7.07 (2)**", "50.00", "+25.00")
     assert (most["ours"], most["paper"], most["difference"]) == ("90.00 (1)", "99.90", "-9.90")
     assert (half["time of a run"], half["on"], half["connections"]) == ("1.5 min", "cpu, 2 threads", "500 of 1,000")
+
+
+def test_at_a_glance_ours_stands_beside_the_paper_dense_and_the_best_of_the_others(page):
+    text = page(
+        record(accuracy=0.93),
+        record(accuracy=0.95, seed=1),
+        record("dense", 0.0, accuracy=0.99),
+        record("set", accuracy=0.96),
+        record("rigl", accuracy=0.97),
+        record("rigl", accuracy=0.93, seed=1),
+        record("gmp", 0.5, accuracy=0.98),
+        record(target=0.9, accuracy=0.92),
+    )
+    ((most, beyond),) = tables(text, overview=True)
+    assert most == {
+        "data": "Wine",
+        "sparsity": "0.8",
+        "ours": "94.00 ± 1.41 (2)",
+        "paper": "99.90",
+        "dense SGD": "99.00 (1)",
+        "best of the others": "SET 96.00 (1)",
+        "ours less that": "-2.00",
+    }
+    assert (beyond["sparsity"], beyond["paper"], beyond["best of the others"]) == ("0.9", "–", "–")
+
+
+def test_without_ours_there_is_no_overview(page):
+    assert "At a glance" not in page(record("set"))
 
 
 @pytest.mark.parametrize(("connections", "said"), [(200, "exact"), (201, "0.7990")])
@@ -153,7 +182,7 @@ def test_runs_of_different_settings_are_not_averaged(page):
 
 
 def test_searches_are_told_with_their_effort(page):
-    assert "No settings were searched yet: they are first values." in page(searches=[("wine-set-0.8", [])])
+    assert "No settings were searched by trials: the recipe says where they are from." in page(searches=[("wine-set-0.8", [])])
     text = page(
         searches=[
             ("wine-semi-pruning-0.8", [{"trials": 16, "splits": 2}]),

@@ -53,7 +53,7 @@ def test_a_file_of_other_settings_is_refused(tmp_path):
     path = tmp_path / "x.json"
     Runs(path, "", CONFIG, "", lambda line: None).write([])
     other = TrainConfig(data="wine", hidden=(16, 16), epochs=3, batch_size=32, device="cpu", threads=1)
-    with pytest.raises(ValueError, match=r"x\.json holds runs with epochs 2 \(now 3\): .* another file with --out"):
+    with pytest.raises(ValueError, match=r"x\.json holds runs with epochs 2 \(now 3\): .* write elsewhere with --out"):
         Runs(path, "", other, "", lambda line: None)
 
 

@@ -80,7 +80,7 @@ def write_page(path: Path, results: Path, searches: Path, ablations: Path, seeds
 
 def render_page(records: Sequence[Record], searches: Path, ablations: Path, seeds: int) -> str:
     """The page as Markdown; see `write_page`."""
-    parts = [_HEAD]
+    overview, sections = [], []
     for data in DATA:
         own: dict[tuple[str, float], list[Record]] = {}
         for record in records:
@@ -89,9 +89,29 @@ def render_page(records: Sequence[Record], searches: Path, ablations: Path, seed
         for runs in own.values():
             _check_alike(runs)
         recipe = load_recipe(data)
-        parts.append(_section(recipe, own, searches, seeds))
-        parts += [_ablation(recipe, path) for path in sorted(ablations.glob(f"{data}-[01]*.json"))]
-    return "\n".join(parts)
+        overview += [_at_a_glance(recipe, sparsity, own) for method, sparsity in sorted(own) if method == _OURS]
+        sections.append(_section(recipe, own, searches, seeds))
+        sections += [_ablation(recipe, path) for path in sorted(ablations.glob(f"{data}-[01]*.json"))]
+    return "\n".join([_HEAD, *(["## At a glance\n", markdown(overview)] if overview else []), *sections])
+
+
+def _at_a_glance(recipe: Recipe, sparsity: float, table: Table) -> dict[str, str]:
+    ours = table[_OURS, sparsity]
+    others = [method for method, target in table if target == sparsity and method not in (_OURS, _DENSE)]
+    row = {
+        "data": _TITLES[recipe.data],
+        "sparsity": f"{sparsity:g}",
+        "ours": _score(ours),
+        "paper": _published(recipe, sparsity),
+        "dense SGD": _score(table.get((_DENSE, 0.0), ())),
+        "best of the others": _NOTHING,
+        "ours less that": _NOTHING,
+    }
+    if others:
+        best = max(others, key=lambda method: _mean(table[method, sparsity]))
+        row["best of the others"] = f"{_NAMES[best]} {_score(table[best, sparsity])}"
+        row["ours less that"] = f"{100 * (_mean(ours) - _mean(table[best, sparsity])):+.2f}"
+    return row
 
 
 def _section(recipe: Recipe, table: Table, searches: Path, seeds: int) -> str:
@@ -132,13 +152,13 @@ def _against_paper(recipe: Recipe, sparsity: float, runs: Sequence[Record]) -> d
     published = recipe.paper.accuracy.get(sparsity)
     difference, better = _NOTHING, False
     if runs and published is not None:
-        points = 100 * (mean_and_sd([run["test_accuracy"] for run in runs])[0] - published)
+        points = 100 * (_mean(runs) - published)
         difference, better = f"{points:+.2f}", points > 0
     score = _score(runs)
     return {
         "sparsity": f"{sparsity:g}",
         "ours": f"**{score}**" if better else score,
-        "paper": _NOTHING if published is None else f"{100 * published:.2f}",
+        "paper": _published(recipe, sparsity),
         "difference": difference,
         "connections": _joined(runs, lambda run: f"{run['connections']:,} of {run['selected_weights']:,}"),
         "sparsity reached": _joined(runs, _exactness),
@@ -184,6 +204,15 @@ def _difference(pairs: Sequence[tuple[float, float]]) -> str:
     return f"{100 * mean:+.2f} ± {100 * spread:.2f}" + ("" if p_value is None else f" (p = {p_value:.2g})")
 
 
+def _published(recipe: Recipe, sparsity: float) -> str:
+    published = recipe.paper.accuracy.get(sparsity)
+    return _NOTHING if published is None else f"{100 * published:.2f}"
+
+
+def _mean(runs: Sequence[Record]) -> float:
+    return mean_and_sd([run["test_accuracy"] for run in runs])[0]
+
+
 def _score(runs: Sequence[Record], name: str = "test_accuracy") -> str:
     values = [run[name] for run in runs if name in run]
     if not values:
@@ -222,7 +251,7 @@ def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> st
             place = "" if method == _DENSE else f" at {sparsity:g}"
             found += [f"{_NAMES[method]}{place} ({row['trials']} trials, {row['splits']} splits)" for row in outcome]
     if not found:
-        return "No settings were searched yet: they are first values."
+        return "No settings were searched by trials: the recipe says where they are from."
     part = "the training rows"
     if recipe.split_by_seed:
         part += " of the splits (a row that one of them tests is a training row of others)"

@@ -227,4 +227,4 @@ def _check_settings(saved: dict[str, Any], ours: dict[str, Any], path: Path) -> 
     differing = sorted(name for name in saved if saved[name] != ours.get(name))
     if differing:
         changes = ", ".join(f"{name} {saved[name]} (now {ours.get(name)})" for name in differing[:5])
-        raise ValueError(f"{path} holds runs with {changes}: give the same settings, or another file with --out")
+        raise ValueError(f"{path} holds runs with {changes}: give the same settings, or write elsewhere with --out")
