@@ -182,7 +182,9 @@ def test_runs_of_different_settings_are_not_averaged(page):
 
 
 def test_searches_are_told_with_their_effort(page):
-    assert "No settings were searched by trials: the recipe says where they are from." in page(searches=[("wine-set-0.8", [])])
+    assert "No settings were searched by trials: the recipe says where they are from." in page(
+        searches=[("wine-set-0.8", [])]
+    )
     text = page(
         searches=[
             ("wine-semi-pruning-0.8", [{"trials": 16, "splits": 2}]),
