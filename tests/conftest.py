@@ -1,4 +1,5 @@
 import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("untimed", deadline=None)  # speed is for benchmarks; the first example may load a library
@@ -19,6 +20,12 @@ methods:
   set: {default: {lr: 0.1}}
   dense: {default: {lr: 0.05}}
 """
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Networks this small are many times slower on several threads; tests that are about threads set their own."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

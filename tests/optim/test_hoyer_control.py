@@ -11,8 +11,6 @@ from lpsphere.models import MLP
 from lpsphere.optim import HoyerControl
 from lpsphere.theory import expected_hoyer, hoyer, p_for_hoyer
 
-torch.set_num_threads(1)
-
 
 def network(seed=0, widths=(24, 16)):
     torch.manual_seed(seed)
