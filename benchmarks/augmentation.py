@@ -24,7 +24,9 @@ from reporting import command_line, save, show
 from torch import nn
 
 from lpsphere.models import WideResNet
+from lpsphere.training import TrainConfig
 from lpsphere.training.augmentation import Augmentation, batch_rng
+from lpsphere.training.setup import precision
 
 BATCH, REPEATS, TARGET = 256, 10, 0.05
 
@@ -105,7 +107,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    precisions = [False, True] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else [False]
+    precisions = [False, True] if precision(TrainConfig(), cuda=False) == "bf16" else [False]
     order, rows = random.Random(0), []
     for contender in (Contender(case, bfloat16) for case in CASES for bfloat16 in precisions):
         contender.round(order)  # the first of each is slower: memory, choice of kernels

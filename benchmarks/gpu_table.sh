@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The image data sets of the benchmark table (mnist, fashion-mnist, cifar-10) on a CUDA device, five seeds each.
+# The image data sets of the benchmark table (mnist, fashion-mnist, cifar-10) on a CUDA device: all methods, five seeds
+# each. From the root of the repository:
 #
 #   benchmarks/gpu_table.sh --data-dir ~/data            # step after step until all is done
 #   benchmarks/gpu_table.sh --data-dir ~/data --once     # one step of at most ten minutes; give it again to go on
@@ -27,7 +28,8 @@ said=$(mktemp)
 trap 'rm -f "$said"' EXIT
 
 while true; do
-  "$lpsphere" reproduce table --cells mnist,fashion-mnist,cifar-10 --seeds 5 --device cuda --minutes 9 \
+  "$lpsphere" reproduce table --cells mnist,fashion-mnist,cifar-10 \
+    --methods semi-pruning,dense,static,set,rigl,snip,gmp --seeds 5 --device cuda --minutes 9 \
     ${options[@]+"${options[@]}"} | tee "$said"
   if ! grep -q "give the same command again" "$said"; then
     echo "all done"

@@ -11,7 +11,7 @@ paper:
   epochs: 3
   accuracy: {"0.5": 0.5, "0.8": 0.999}
 sparsities: [0.5, 0.8]
-split_by_seed: true
+split_by_seed: 0.25
 settings: {hidden: [16, 16], epochs: 3, batch_size: 32}
 methods:
   semi-pruning:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from lpsphere.experiments.recipes import TABLE_METHODS
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_table.sh"
 STUB = """#!/usr/bin/env bash
 echo "$*" >> asked
@@ -36,7 +38,10 @@ def test_steps_follow_until_all_is_done(run):
     status, out, asked = run("--methods", "semi-pruning,dense")
     assert status == 0
     assert out.endswith("all done\n")
-    command = "reproduce table --cells mnist,fashion-mnist,cifar-10 --seeds 5 --device cuda --minutes 9"
+    command = (
+        f"reproduce table --cells mnist,fashion-mnist,cifar-10 --methods {','.join(TABLE_METHODS)} --seeds 5 "
+        "--device cuda --minutes 9"
+    )
     assert asked == [f"{command} --methods semi-pruning,dense"] * 3
 
 

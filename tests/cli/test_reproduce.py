@@ -57,7 +57,7 @@ def test_an_ablation_shows_what_each_change_does(wine_table, lpsphere, tmp_path,
     assert (status, err) == (0, "")
     assert "wine:0.5, on validation parts:" in out
     assert "p = 2" in out
-    assert (tmp_path / "results" / "ablation" / "wine-0.5.json").exists()
+    assert (tmp_path / "results" / "ablation" / "wine-semi-pruning-0.5.json").exists()
     status, out, err = lpsphere(*words, "--epochs", 3, "--change", "hidden=[8,4],p=1.3", "--out", "other")
     assert (status, err) == (0, "")
     assert "hidden=[8,4],p=1.3" in out
@@ -95,6 +95,15 @@ def test_the_page_is_written_from_the_results(wine_table, lpsphere, tmp_path):
         (
             ("page", "--search", "--device", "cpu"),
             "--device: this is for reproduce table and reproduce ablation; leave it out for page",
+        ),
+        (
+            ("ablation", "--seeds", 2),
+            "--seeds: this is for reproduce table and reproduce page and reproduce digits and reproduce sparsity and "
+            "reproduce grow-init; leave it out for ablation",
+        ),
+        (
+            ("table", "--search", "--seeds", 2),
+            "--seeds: a search has no seeds but those of its validation splits: say --splits",
         ),
         (("table", "--trials", 3), "--trials and --splits are for --search: add it, or leave them out"),
         (("table", "--cells", "dna:0.7"), "the table has no cell 'dna:0.7'"),

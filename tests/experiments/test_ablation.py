@@ -13,9 +13,11 @@ from lpsphere.training.setup import check_method_settings, given_settings
 CELL = Cell("wine", 0.8)
 
 
-def run(folder, splits=2, **more):
+def run(folder, splits=2, cell=CELL, method="semi-pruning", **more):
     told = []
-    content = ablate(CELL, folder, splits=splits, command="x", tell=told.append, machine={"device": "cpu"}, **more)
+    content = ablate(
+        cell, method, folder, splits=splits, command="x", tell=told.append, machine={"device": "cpu"}, **more
+    )
     return content, told
 
 
@@ -27,7 +29,7 @@ def few_variations(monkeypatch):
 def test_every_change_is_set_against_the_recipe_on_the_same_splits(wine_table, few_variations, tmp_path):
     content, told = run(tmp_path)
     assert len(told) == len(content["runs"]) == 3 * 2
-    assert content == json.loads(ablation_path(tmp_path, CELL).read_text())
+    assert content == json.loads(ablation_path(tmp_path, CELL, "semi-pruning").read_text())
     scores = {}
     for result in content["runs"]:
         scores.setdefault(result["change"], []).append(result["accuracy"])
@@ -61,6 +63,15 @@ def test_changes_and_epochs_of_ones_own_add_to_what_the_file_holds(wine_table, t
     assert rows["p=2"]["difference"] == pytest.approx(other - own[0])
     with pytest.raises(ValueError, match="unknown settings speed"):
         run(tmp_path, changes={"speed=2": {"speed": 2}}, **short)
+
+
+def test_other_methods_have_changes_of_ones_own_alone(wine_table, tmp_path):
+    dense = Cell("wine", 0.0)
+    content, told = run(tmp_path, 1, dense, "dense", changes={"average=1": {"average": 1}})
+    assert (len(told), content["settings"]["method"]) == (2, "dense")
+    assert [path.name for path in tmp_path.iterdir()] == ["wine-dense-0.json"]
+    with pytest.raises(ValueError, match="the usual changes are those of semi-pruning: say what to change about set"):
+        run(tmp_path, method="set")
 
 
 @pytest.mark.parametrize("data", DATA)

@@ -114,7 +114,7 @@ def test_settings_of_a_sparsity_win_over_those_of_the_method_and_these_over_the_
     assert recipe.config("dense", 0.0).target_sparsity == 0
 
 
-@pytest.mark.parametrize(("line", "split"), [("split_by_seed: true", 3), ("split_by_seed: false", 0), ("", 0)])
+@pytest.mark.parametrize(("line", "split"), [("split_by_seed: 0.25", 3), ("split_by_seed: 0", 0), ("", 0)])
 def test_rows_are_split_by_seed_where_the_recipe_says_so(line, split):
     recipe = parse_recipe("wine", f"{TEXT}\n{line}")
     assert recipe.config("rigl", 0.5, seed=3).split_seed == split

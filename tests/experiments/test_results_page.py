@@ -3,9 +3,9 @@ import re
 from pathlib import Path
 
 import pytest
-from scipy.stats import ttest_rel
 
 from lpsphere.experiments.results_page import render_page, write_page
+from lpsphere.experiments.runs import paired_p_value
 from lpsphere.experiments.table import read_results
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def test_a_mean_above_the_paper_s_is_bold_and_one_below_is_not(page):
     half, most = tables(text)[0]
     assert (half["ours"], half["paper"], half["difference"]) == ("**75.00 ± 7.07 (2)**", "50.00", "+25.00")
     assert (most["ours"], most["paper"], most["difference"]) == ("90.00 (1)", "99.90", "-9.90")
-    assert (half["time of a run"], half["on"], half["connections"]) == ("1.5 min", "cpu, 2 threads", "500 of 1,000")
+    assert (half["time of a run"], half["connections"]) == ("1.5 min on cpu, 2 threads", "500 of 1,000")
 
 
 def test_at_a_glance_ours_stands_beside_the_paper_dense_and_the_best_of_the_others(page):
@@ -115,9 +115,27 @@ def test_one_run_that_missed_its_sparsity_is_seen_among_others(page):
 
 
 def test_devices_and_precisions_are_named(page):
-    text = page(record(device="NVIDIA X", precision="bf16", seconds=7200), record(seed=1, threads=1, seconds=7200))
-    row = tables(text)[0][1]
-    assert (row["on"], row["time of a run"]) == ("NVIDIA X, bf16; cpu, 1 thread", "2.0 h")
+    text = page(
+        record(device="NVIDIA X", precision="bf16", seconds=36),
+        record(seed=1, device="NVIDIA X", precision="bf16", seconds=38),
+        record(seed=2, threads=1, seconds=7200),
+        record("dense", 0.0, precision="bf16"),
+        record("set", threads=1),
+    )
+    assert tables(text)[0][1]["time of a run"] == "37.0 s on NVIDIA X, bf16; 2.0 h on cpu, 1 thread"
+    assert (
+        "\n\nIn mixed precision: ours at 0.8 (seed 0), ours at 0.8 (seed 1), dense SGD (seed 0); the other runs in "
+        "float32.\n\n"
+    ) in text
+
+
+def test_runs_of_one_precision_need_no_words_about_it(page):
+    assert "In mixed precision" not in page(record(precision="bf16"), record(seed=1, precision="bf16"))
+
+
+def test_settings_of_training_in_which_methods_differ_are_told(page):
+    assert "average" not in re.sub(r"(?s)^.*## Wine", "", page(record()))
+    assert "At 0.9, 0.95, 0.98 crop is 2, but 4 for dense SGD.\n\n" in (ROOT / "docs" / "results.md").read_text()
 
 
 def test_other_methods_stand_beside_ours_or_are_left_out(page):
@@ -151,7 +169,7 @@ def test_two_classes_have_more_scores_and_a_paired_comparison_with_dense(page):
     assert scores[1]["area under the ROC curve"] == "70.00 ± 0.00 (3)"
     (row,) = paired
     assert (row["sparsity"], row["splits"]) == ("0.8", "3")
-    assert row["accuracy"] == f"+2.67 ± 4.04 (p = {ttest_rel(ours, dense).pvalue:.2g})"
+    assert row["accuracy"] == f"+2.67 ± 4.04 (p = {paired_p_value(ours, dense, 1 / 3):.2g})"
     assert row["balanced accuracy"] == "+0.00 ± 0.00"
     assert row["area under the ROC curve"].startswith("+19.00 ± 1.00 (p = ")
 
@@ -182,9 +200,7 @@ def test_runs_of_different_settings_are_not_averaged(page):
 
 
 def test_searches_are_told_with_their_effort(page):
-    assert "No settings were searched by trials: the recipe says where they are from." in page(
-        searches=[("wine-set-0.8", [])]
-    )
+    assert "The recipe says where its settings are from." in page(searches=[("wine-set-0.8", [])])
     text = page(
         searches=[
             ("wine-semi-pruning-0.8", [{"trials": 16, "splits": 2}]),
@@ -204,12 +220,20 @@ def test_what_was_tried_about_a_recipe_is_told(page, tmp_path):
         {"change": "lr=0.2", "validation_accuracy": 0.95, "difference": 0.01, "sd": 0.005, "splits": 4},
         {"change": "p=1.5", "validation_accuracy": 0.93, "difference": -0.01, "sd": 0.0, "splits": 1},
     ]
-    content = {"table": rows, "settings": {"epochs": 7, "sparsity": 0.8}, "command": "the command"}
-    (tmp_path / "ablations" / "wine-0.8.json").write_text(json.dumps(content))
+    content = {"table": rows, "settings": {"method": "semi-pruning", "epochs": 7, "sparsity": 0.8}}
+    (tmp_path / "ablations" / "wine-semi-pruning-0.8.json").write_text(json.dumps(content))
+    rows = [{**rows[0], "change": "the recipe"}, {**rows[1], "change": "hidden=[8, 8]"}, {**rows[1], "change": "p = 2"}]
+    content = {"table": rows, "settings": {"method": "dense", "epochs": 3, "sparsity": 0.9}}
+    (tmp_path / "ablations" / "wine-dense-0.json").write_text(json.dumps(content))
     text = page(record())
-    assert "at 0.8, on parts of" in text
+    assert (
+        "are worth for ours at 0.8, on parts of the training rows of the splits (a row that one of them tests" in text
+    )
     assert ": 7 epochs;" in text
-    assert "`the command`" in text
+    assert "`lpsphere reproduce ablation --cells wine:0.8 --epochs 7 --splits 4 --change lr=0.2 --change p=1.5`" in text
+    assert "are worth for dense SGD, on parts of" in text
+    command = "lpsphere reproduce ablation --cells wine:0 --methods dense --splits 4 --change 'hidden=[8, 8]'"
+    assert f"`{command}`" in text
     assert [row["difference"] for row in tables(text)[-1]] == ["+1.00 ± 0.50", "-1.00"]
 
 

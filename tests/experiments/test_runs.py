@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from scipy.stats import ttest_rel
 
 from lpsphere.experiments.digits import digits
 from lpsphere.experiments.grow_init import grow_init
@@ -136,4 +137,14 @@ def test_processes_end_with_the_one_that_started_them(tmp_path, how):
 def test_a_paired_test_needs_differences_that_differ_by_more_than_rounding():
     assert paired_p_value([0.3, 0.7, 1.1], [0.2, 0.6, 1.0]) is None
     assert paired_p_value([0.5], [0.4]) is None
-    assert paired_p_value([0.3, 0.8, 1.1], [0.2, 0.6, 1.0]) == pytest.approx(0.0572, abs=1e-3)
+    ours, theirs = [0.3, 0.8, 1.1], [0.2, 0.6, 1.0]
+    assert paired_p_value(ours, theirs) == pytest.approx(ttest_rel(ours, theirs).pvalue, rel=1e-9)
+
+
+def test_splits_that_overlap_make_a_paired_test_more_careful():
+    # differences 0.1, 0.2, 0.1: mean 2/15, sd 1/sqrt(300); t = (2/15) / sqrt((1/3 + 2/3) / 300) = 2.3094 with 2 degrees
+    # of freedom, for which P(|t| > x) = 1 - x / sqrt(2 + x^2)
+    t = 2 / 15 * 300**0.5
+    assert paired_p_value([0.3, 0.8, 1.1], [0.2, 0.6, 1.0], 2 / 3) == pytest.approx(
+        1 - t / (2 + t * t) ** 0.5, rel=1e-9
+    )

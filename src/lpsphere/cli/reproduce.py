@@ -45,10 +45,12 @@ _ABLATIONS = Path("results/ablation")
 _PAGE = Path("docs/results.md")
 _TAKES = {
     "table": (
-        "--cells", "--data-dir", "--methods", "--device", "--search", "--trials", "--splits", "--processes",
+        "--cells", "--data-dir", "--methods", "--seeds", "--device", "--search", "--trials", "--splits", "--processes",
         "--minutes",
     ),
-    "ablation": ("--cells", "--data-dir", "--device", "--splits", "--processes", "--epochs", "--change"),
+    "ablation": ("--cells", "--data-dir", "--methods", "--device", "--splits", "--processes", "--epochs", "--change"),
+    "page": ("--seeds",),
+    **dict.fromkeys(_EXPERIMENTS, ("--seeds",)),
 }  # fmt: skip
 """Options that not every experiment takes."""
 _LIST_APART = re.compile(r",(?![^\[]*\])")
@@ -83,9 +85,18 @@ def reproduce(
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option(help=f"table: {', '.join(TABLE_METHODS)}. [default: semi-pruning]", rich_help_panel=METHOD),
+        typer.Option(
+            help=f"table, ablation: {', '.join(TABLE_METHODS)}. [default: semi-pruning]", rich_help_panel=METHOD
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Training seeds for each setting.", rich_help_panel=TRAINING)] = 5,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Training seeds for each setting; --search, ablation: see --splits. [default: 5]",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="table, ablation: cpu, cuda or auto. [default: auto]", rich_help_panel=TRAINING)
     ] = None,
@@ -156,6 +167,7 @@ def reproduce(
         "--cells": cells,
         "--data-dir": data_dir,
         "--methods": methods,
+        "--seeds": seeds,
         "--device": device,
         "--search": search or None,
         "--trials": trials,
@@ -170,20 +182,21 @@ def reproduce(
     machine = {"device": device or "auto", "data_dir": data_dir, "threads": _threads(processes or 1)}
     with words.stoppable():
         if what == "page":
-            _tell(f"page: [bold]{write_page(out or _PAGE, Places().results, _SEARCHES, _ABLATIONS, seeds)}[/bold]")
+            _tell(f"page: [bold]{write_page(out or _PAGE, Places().results, _SEARCHES, _ABLATIONS, seeds or 5)}[/bold]")
         elif what == "ablation":
             _ablation(
-                parse_cells(cells), out or _ABLATIONS, splits or 5, processes or 1, epochs, _changes(change), machine
-            )
+                _cells_of_methods(parse_cells(cells), parse_methods(methods)), out or _ABLATIONS, splits or 5,
+                processes or 1, epochs, _changes(change), machine,
+            )  # fmt: skip
         elif what != "table":
-            _experiment(what, out or Path("results") / f"{what}.json", seeds)
+            _experiment(what, out or Path("results") / f"{what}.json", seeds or 5)
         elif search:
             _search(
-                parse_cells(cells), parse_methods(methods), out, trials or 16, splits or 2, processes or 1, deadline,
-                machine,
+                _cells_of_methods(parse_cells(cells), parse_methods(methods)), out or _SEARCHES, trials or 16,
+                splits or 2, processes or 1, deadline, machine,
             )  # fmt: skip
         else:
-            _table(parse_cells(cells), parse_methods(methods), out, seeds, processes or 1, deadline, machine)
+            _table(parse_cells(cells), parse_methods(methods), out, seeds or 5, processes or 1, deadline, machine)
 
 
 def _check_options(what: str, given: list[str]) -> None:
@@ -194,6 +207,8 @@ def _check_options(what: str, given: list[str]) -> None:
             raise ValueError(f"{name}: this is for {places}; leave it out for {what}")
     if what == "table" and "--search" not in given and {"--trials", "--splits"} & set(given):
         raise ValueError("--trials and --splits are for --search: add it, or leave them out")
+    if {"--search", "--seeds"} <= set(given):
+        raise ValueError("--seeds: a search has no seeds but those of its validation splits: say --splits")
 
 
 def _experiment(what: str, path: Path, seeds: int) -> None:
@@ -206,8 +221,14 @@ def _changes(given: list[str] | None) -> dict[str, dict[str, Any]] | None:
     return None if not given else {text: words.settings(_LIST_APART.split(text), "--change") for text in given}
 
 
+def _cells_of_methods(cells: list[Cell], methods: list[str]) -> list[tuple[Cell, str]]:
+    """Each method in each cell; a dense network counts once for a data set."""
+    pairs = ((Cell(cell.data, 0.0) if method == "dense" else cell, method) for cell in cells for method in methods)
+    return list(dict.fromkeys(pairs))
+
+
 def _ablation(
-    cells: list[Cell],
+    wanted: list[tuple[Cell, str]],
     folder: Path,
     splits: int,
     processes: int,
@@ -215,9 +236,10 @@ def _ablation(
     changes: dict[str, dict[str, Any]] | None,
     machine: dict[str, Any],
 ) -> None:
-    for cell in cells:
+    for cell, method in wanted:
         result = ablate(
             cell,
+            method,
             folder,
             splits=splits,
             command=words.command_line(),
@@ -227,9 +249,9 @@ def _ablation(
             changes=changes,
             machine=machine,
         )
-        _tell(f"{cell}, on validation parts:")
+        _tell(f"{method} at {cell}, on validation parts:")
         show_table(console, result["table"])
-        _tell(f"results: [bold]{ablation_path(folder, cell)}[/bold]")
+        _tell(f"results: [bold]{ablation_path(folder, cell, method)}[/bold]")
 
 
 def _table(
@@ -252,19 +274,14 @@ def _table(
 
 
 def _search(
-    cells: list[Cell],
-    methods: list[str],
-    out: Path | None,
+    wanted: list[tuple[Cell, str]],
+    folder: Path,
     trials: int,
     splits: int,
     processes: int,
     deadline: float | None,
     machine: dict[str, Any],
 ) -> None:
-    folder = out or _SEARCHES
-    wanted = dict.fromkeys(
-        (Cell(cell.data, 0.0) if method == "dense" else cell, method) for cell in cells for method in methods
-    )
     _tell(f"{len(wanted)} searches of {trials} trials on {splits} validation splits; all is kept in {folder}")
     for i, (cell, method) in enumerate(wanted):
         found = search_cell(

@@ -1,9 +1,10 @@
 """What each part of a recipe is worth: the recipe with one setting changed at a time, on parts of the training rows.
 
 Every change trains on the same splits with the same seeds as the recipe: four fifths of the training rows, scored on
-the rest. The test rows are looked at by none.
+the rest. The test rows are looked at by none. Where a recipe splits the rows anew for each seed, so does this: a row
+that is tested in one split is then a training row of others.
 
-Writes results/ablation/<data>-<sparsity>.json, from which it goes on.
+Writes results/ablation/<data>-<method>-<sparsity>.json, from which it goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lpsphere.experiments.recipes import load_recipe
-from lpsphere.experiments.runs import Run, Runs, mean_and_sd, paired_p_value
+from lpsphere.experiments.runs import VALIDATION, Run, Runs, mean_and_sd, paired_p_value
 from lpsphere.experiments.table import Cell
 from lpsphere.training import TrainConfig
 
@@ -24,7 +25,13 @@ _RECIPE = "the recipe"
 
 
 def variations(config: TrainConfig) -> dict[str, dict[str, Any]]:
-    """What is changed about a recipe of semi-pruning, by what to call it; what the recipe has already is left out."""
+    """What is changed about a recipe of semi-pruning, by what to call it; what the recipe has already is left out.
+
+    Raises:
+        ValueError: For another method.
+    """
+    if config.method != "semi-pruning":
+        raise ValueError(f"the usual changes are those of semi-pruning: say what to change about {config.method}")
     fine = max(1, config.epochs // 10)
     candidates: dict[str, dict[str, Any]] = {
         "p = 1.05": {"p": 1.05},
@@ -56,13 +63,14 @@ def variations(config: TrainConfig) -> dict[str, dict[str, Any]]:
     return {name: change for name, change in candidates.items() if replace(config, **change) != config}
 
 
-def ablation_path(folder: Path, cell: Cell) -> Path:
-    """The file of a cell."""
-    return folder / f"{cell.data}-{cell.sparsity:g}.json"
+def ablation_path(folder: Path, cell: Cell, method: str) -> Path:
+    """The file of a method in a cell."""
+    return folder / f"{cell.data}-{method}-{cell.sparsity:g}.json"
 
 
 def ablate(
     cell: Cell,
+    method: str,
     folder: Path,
     *,
     splits: int,
@@ -73,10 +81,11 @@ def ablate(
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     machine: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train the recipe of semi-pruning and its variations, or what of them is missing.
+    """Train the recipe of a method and its variations, or what of them is missing.
 
     Args:
         cell: Data set and sparsity.
+        method: The method.
         folder: Where the file is kept.
         splits: Validation splits, and training seeds, of each.
         command: The command line, for the record.
@@ -88,13 +97,15 @@ def ablate(
 
     Returns:
         The content of the file; its table has a row for each change that the file holds, the best first: mean accuracy,
-        and the difference to the recipe on the same splits (mean, standard deviation, p of a paired t-test).
+        and the difference to the recipe on the same splits (mean, standard deviation, p of a paired t-test for
+        splits that overlap).
 
     Raises:
-        TypeError, ValueError: If a change is not allowed, or the file holds runs of another recipe.
+        TypeError, ValueError: If a change is not allowed, or the file holds runs of another recipe, or there are no
+            usual changes of the method.
     """
     recipe = load_recipe(cell.data)
-    config = recipe.config("semi-pruning", cell.sparsity)
+    config = recipe.config(method, cell.sparsity)
     config = replace(config, epochs=epochs or config.epochs)
     changed = {_RECIPE: {}, **(variations(config) if changes is None else changes)}
     wanted = [
@@ -106,7 +117,7 @@ def ablate(
         for name, change in changed.items()
         for split in range(splits)
     ]
-    with Runs(ablation_path(folder, cell), __doc__, config, command, tell, processes) as runs:
+    with Runs(ablation_path(folder, cell, method), __doc__, config, command, tell, processes) as runs:
         runs.results(wanted)
         scores: dict[str, dict[int, float]] = {}
         for run in runs.runs:
@@ -127,6 +138,6 @@ def _row(name: str, by_split: Mapping[int, float], of_recipe: Mapping[int, float
         "validation_accuracy": mean_and_sd(accuracies)[0],
         "difference": mean,
         "sd": spread,
-        "p_value": paired_p_value(accuracies, recipe),
+        "p_value": paired_p_value(accuracies, recipe, VALIDATION / (1 - VALIDATION)),
         "splits": len(accuracies),
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,10 @@ _TITLES = {
 }
 _NAMES = {_OURS: "ours", _DENSE: "dense SGD", "static": "static", "set": "SET", "rigl": "RigL", "snip": "SNIP"}
 _NAMES["gmp"] = "GMP"
+_COMMON = ("crop", "flip", "cutout", "average")
+"""Settings that are the same for all methods unless the page says otherwise; tests hold the others to that."""
+_ASSIGNMENT = re.compile(r"\w+=")
+"""How a change begins that was given by hand; the usual ones have names."""
 _SCORES = {
     "test_accuracy": "accuracy",
     "test_balanced_accuracy": "balanced accuracy",
@@ -42,8 +48,8 @@ _HEAD = """# Results
 
 The data sets of [arXiv:2103.16013](https://arxiv.org/abs/2103.16013) at its sparsities and beyond. *Ours* is LpSGD with
 semi-pruning; the others are dense SGD and the [methods](methods.md) of the same names on SGD, on the same network with
-the same epochs, batches, schedule and augmentation. Networks are no larger and trained for no more epochs than the
-paper's.
+the same epochs, batches and schedule, and the same augmentation and averaging of weights unless a section says
+otherwise. Networks are no larger and trained for no more epochs than the paper's.
 
 Accuracies are in percent, on the test rows, of the network at the end of training, never of the best epoch: mean ±
 standard deviation, in brackets the number of seeds; a dash: not run. The paper's are single numbers. A mean of ours
@@ -91,7 +97,7 @@ def render_page(records: Sequence[Record], searches: Path, ablations: Path, seed
         recipe = load_recipe(data)
         overview += [_at_a_glance(recipe, sparsity, own) for method, sparsity in sorted(own) if method == _OURS]
         sections.append(_section(recipe, own, searches, seeds))
-        sections += [_ablation(recipe, path) for path in sorted(ablations.glob(f"{data}-[01]*.json"))]
+        sections += [_ablation(recipe, path) for path in sorted(ablations.glob(f"{data}-*.json"))]
     return "\n".join([_HEAD, *(["## At a glance\n", markdown(overview)] if overview else []), *sections])
 
 
@@ -125,19 +131,21 @@ def _section(recipe: Recipe, table: Table, searches: Path, seeds: int) -> str:
         f"## {_TITLES[recipe.data]}\n",
         f"Parameters: {network} (paper: {recipe.paper.weights:,}); epochs: {config.epochs} (paper: "
         f"{recipe.paper.epochs}). {recipe_file}.{split} {_searched(recipe, sparsities, searches)}\n",
+        *(f"{told}\n" for told in [_unlike(recipe)] if told),
         markdown([_against_paper(recipe, sparsity, table.get((_OURS, sparsity), ())) for sparsity in sparsities]),
     ]
     if any(method != _OURS for method, _ in table):
         parts.append(markdown([_against_methods(sparsity, table) for sparsity in sparsities]))
+    parts += [f"{told}\n" for told in [_precisions(table)] if told]
     more = [name for name in _SCORES if any(name in run for runs in table.values() for run in runs)]
     if "test_auc" in more:
         parts.append(markdown(_more_scores(sparsities, table, more)))
     if recipe.split_by_seed and (_DENSE, 0.0) in table:
-        paired = [_paired_row(sparsity, table, more) for sparsity in sparsities if (_OURS, sparsity) in table]
+        paired = [_paired_row(recipe, sparsity, table, more) for sparsity in sparsities if (_OURS, sparsity) in table]
         if paired:
             parts += [
                 "Ours less dense on the same splits, in points: mean ± standard deviation of the differences, and p of "
-                "a paired t-test (somewhat too small, as the splits overlap).\n",
+                "a paired t-test that allows for the overlap of the splits (Nadeau and Bengio, 2003).\n",
                 markdown(paired),
             ]
     missing = _commands(recipe, sparsities, table, seeds)
@@ -162,8 +170,7 @@ def _against_paper(recipe: Recipe, sparsity: float, runs: Sequence[Record]) -> d
         "difference": difference,
         "connections": _joined(runs, lambda run: f"{run['connections']:,} of {run['selected_weights']:,}"),
         "sparsity reached": _joined(runs, _exactness),
-        "time of a run": _time(mean_and_sd([run["seconds"] for run in runs])[0]) if runs else _NOTHING,
-        "on": _joined(runs, _device),
+        "time of a run": _times(runs),
     }
 
 
@@ -186,21 +193,22 @@ def _more_scores(sparsities: Sequence[float], table: Table, names: Sequence[str]
     ]
 
 
-def _paired_row(sparsity: float, table: Table, names: Sequence[str]) -> dict[str, str]:
+def _paired_row(recipe: Recipe, sparsity: float, table: Table, names: Sequence[str]) -> dict[str, str]:
     ours, dense = ({run["seed"]: run for run in table[key]} for key in ((_OURS, sparsity), (_DENSE, 0.0)))
     common = sorted(set(ours) & set(dense))
+    overlap = recipe.split_by_seed / (1 - recipe.split_by_seed)
     return {
         "sparsity": f"{sparsity:g}",
         "splits": str(len(common)),
-        **{_SCORES[name]: _difference([(ours[s][name], dense[s][name]) for s in common]) for name in names},
+        **{_SCORES[name]: _difference([(ours[s][name], dense[s][name]) for s in common], overlap) for name in names},
     }
 
 
-def _difference(pairs: Sequence[tuple[float, float]]) -> str:
+def _difference(pairs: Sequence[tuple[float, float]], overlap: float) -> str:
     if not pairs:
         return _NOTHING
     mean, spread = mean_and_sd([a - b for a, b in pairs])
-    p_value = paired_p_value(*zip(*pairs, strict=True))
+    p_value = paired_p_value([a for a, _ in pairs], [b for _, b in pairs], overlap)
     return f"{100 * mean:+.2f} ± {100 * spread:.2f}" + ("" if p_value is None else f" (p = {p_value:.2g})")
 
 
@@ -235,10 +243,47 @@ def _joined(runs: Sequence[Record], tell: Callable[[Record], str]) -> str:
     return "; ".join(sorted({tell(run) for run in runs})) or _NOTHING
 
 
+def _times(runs: Sequence[Record]) -> str:
+    """The mean time of the runs on each kind of device."""
+    by_device: dict[str, list[float]] = {}
+    for run in runs:
+        by_device.setdefault(_device(run), []).append(run["seconds"])
+    return "; ".join(f"{_time(mean_and_sd(v)[0])} on {device}" for device, v in sorted(by_device.items())) or _NOTHING
+
+
 def _time(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def _unlike(recipe: Recipe) -> str:
+    """In which settings of training, beside those that are each method's own, methods differ."""
+    where: dict[str, list[str]] = {}
+    for name in _COMMON:
+        for sparsity in recipe.sparsities:
+            methods: dict[Any, list[str]] = {}
+            for method in recipe.methods:
+                value = getattr(recipe.config(method, 0.0 if method == _DENSE else sparsity), name)
+                methods.setdefault(value, []).append(_NAMES[method])
+            if len(methods) > 1:
+                usual = max(methods, key=lambda value: len(methods[value]))
+                others = ", ".join(f"{value} for {', '.join(methods[value])}" for value in methods if value != usual)
+                where.setdefault(f"{name} is {usual}, but {others}", []).append(f"{sparsity:g}")
+    return " ".join(f"At {', '.join(sparsities)} {what}." for what, sparsities in where.items())
+
+
+def _precisions(table: Table) -> str:
+    """Which runs were trained in mixed precision, where others were not."""
+    runs = [(method, run) for (method, _), own in table.items() for run in own]
+    mixed = dict.fromkeys(
+        f"{_NAMES[method]}{'' if method == _DENSE else ' at ' + format(run['target'], 'g')} (seed {run['seed']})"
+        for method, run in runs
+        if run["precision"] != "no"
+    )
+    if not mixed or len(mixed) == len(runs):
+        return ""
+    return f"In mixed precision: {', '.join(mixed)}; the other runs in float32."
 
 
 def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> str:
@@ -251,17 +296,20 @@ def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> st
             place = "" if method == _DENSE else f" at {sparsity:g}"
             found += [f"{_NAMES[method]}{place} ({row['trials']} trials, {row['splits']} splits)" for row in outcome]
     if not found:
-        return "No settings were searched by trials: the recipe says where they are from."
-    part = "the training rows"
-    if recipe.split_by_seed:
-        part += " of the splits (a row that one of them tests is a training row of others)"
-    return f"Settings were searched on parts of {part}: {'; '.join(found)}."
+        return "The recipe says where its settings are from."
+    return f"Settings were searched on {_validation(recipe)}: {'; '.join(found)}."
+
+
+def _validation(recipe: Recipe) -> str:
+    of_splits = " of the splits (a row that one of them tests is a training row of others)"
+    return "parts of the training rows" + (of_splits if recipe.split_by_seed else "")
 
 
 def _ablation(recipe: Recipe, path: Path) -> str:
     """What was tried about a recipe, helpful or not."""
     record = json.loads(path.read_text(encoding="utf-8"))
-    epochs, sparsity = record["settings"]["epochs"], record["settings"]["sparsity"]
+    method, epochs = record["settings"]["method"], record["settings"]["epochs"]
+    sparsity = 0.0 if method == _DENSE else record["settings"]["sparsity"]
     rows = [
         {
             "change": row["change"],
@@ -274,12 +322,25 @@ def _ablation(recipe: Recipe, path: Path) -> str:
     ]
     if not rows:
         return ""
-    shorter = f" {epochs} epochs;" if epochs != recipe.config(_OURS, sparsity).epochs else ""
+    shorter = f" {epochs} epochs;" if epochs != recipe.config(method, sparsity).epochs else ""
+    whose = _NAMES[method] + ("" if method == _DENSE else f" at {sparsity:g}")
     return (
-        f"What changes of the recipe are worth at {sparsity:g}, on parts of the training rows that were not trained on:"
+        f"What changes of the recipe are worth for {whose}, on {_validation(recipe)} that were not trained on:"
         f"{shorter} accuracy, and its difference from that of the recipe as it was then on the same splits, mean ± "
-        f"standard deviation (`{record['command']}`).\n\n{markdown(rows)}"
+        f"standard deviation (`{_ablation_command(recipe, method, sparsity, record)}`).\n\n{markdown(rows)}"
     )
+
+
+def _ablation_command(recipe: Recipe, method: str, sparsity: float, record: Record) -> str:
+    """The command that trains what a table of changes shows."""
+    words = ["lpsphere", "reproduce", "ablation", "--cells", str(Cell(recipe.data, sparsity))]
+    words += [] if method == _OURS else ["--methods", method]
+    if record["settings"]["epochs"] != recipe.config(method, sparsity).epochs:
+        words += ["--epochs", str(record["settings"]["epochs"])]
+    words += ["--splits", str(max(row["splits"] for row in record["table"]))]
+    for row in record["table"]:
+        words += ["--change", row["change"]] if _ASSIGNMENT.match(row["change"]) else []
+    return shlex.join(words)
 
 
 def _commands(recipe: Recipe, sparsities: Sequence[float], table: Table, seeds: int) -> list[str]:

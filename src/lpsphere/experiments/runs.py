@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 from types import TracebackType
 from typing import Any
 
-from scipy.stats import ttest_rel
+from scipy.stats import t as student_t
 
 from lpsphere.data import Dataset, holdout
 from lpsphere.training import TrainConfig, Trainer
@@ -203,11 +203,21 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
     return fmean(values), stdev(values) if len(values) > 1 else 0.0
 
 
-def paired_p_value(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """P of a paired t-test; None where all differences are the same but for rounding, and there is nothing to test."""
-    if len({round(a - b, 12) for a, b in zip(ours, theirs, strict=True)}) < 2:
+def paired_p_value(ours: Sequence[float], theirs: Sequence[float], overlap: float = 0.0) -> float | None:
+    """P of a paired t-test; None where all differences are the same but for rounding, and there is nothing to test.
+
+    Args:
+        ours: A score for each pair.
+        theirs: The other's.
+        overlap: Where each pair is of another random split of the same rows: tested rows / training rows. The splits
+            are then not independent of each other, and the variance of the mean is taken as (1 / n + overlap) times
+            that of the differences (Nadeau and Bengio, Inference for the generalization error, 2003).
+    """
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    if len({round(difference, 12) for difference in differences}) < 2:
         return None
-    return float(ttest_rel(ours, theirs).pvalue)
+    n = len(differences)
+    return float(2 * student_t.sf(abs(fmean(differences)) / (stdev(differences) * (1 / n + overlap) ** 0.5), n - 1))
 
 
 _DATA = ("data", "label_column", "task", "missing", "test_fraction", "split_seed", "data_dir")

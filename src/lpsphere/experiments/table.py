@@ -185,17 +185,14 @@ def train_table(
 
     Raises:
         ValueError: If a file or a folder holds a run of other settings; nothing is trained then.
-        FloatingPointError: If a run diverges.
+        FloatingPointError: If a run diverges; after the others have had their turn.
         Interrupted: After Ctrl-C; all is saved.
     """
     left = [run for run in runs if not _finished(run, places)]
     for run in left:
         _check_folder(run, places.runs / run.name)
     if processes == 1 or len(left) < 2:
-        for count, run in enumerate(left):
-            if _past(deadline) or not _tell(train_run(run, places, deadline, tell), run, tell):
-                return len(left) - count
-        return 0
+        return _train_in_turn(left, places, deadline, tell)
     return _train_side_by_side(left, places, processes, deadline, tell)
 
 
@@ -225,7 +222,10 @@ def train_run(
             return None
         raise
     except FloatingPointError as error:
-        raise FloatingPointError(f"{run.name}: {error}") from error
+        raise FloatingPointError(
+            f"{run.name}: training diverged in epoch {trainer.state.epoch + 1}. Lower lr or other_lr in the recipe of "
+            f"{run.cell.data} and remove the folder {folder}"
+        ) from error
     record = _record(run, result)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1) + "\n"
@@ -244,7 +244,8 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     order = {name: i for i, name in enumerate((*DATA, *TABLE_METHODS))}
     for path in sorted(folder.glob("*.json")):
         record = _read(path)
-        if not (record.get("data") in order and record.get("method") in order and "test_accuracy" in record):
+        known = record.get("data") in order and record.get("method") in order
+        if not (known and {"target", "seed", "test_accuracy"} <= set(record)):
             raise ValueError(f"{path} is no result of lpsphere reproduce table: move it elsewhere")
         records.append(record)
     return sorted(records, key=lambda r: (order[r["data"]], order[r["method"]], r["target"], r["seed"]))
@@ -270,6 +271,22 @@ def overview(records: Sequence[dict[str, Any]], runs: Sequence[TableRun]) -> lis
             }
         )
     return rows
+
+
+def _train_in_turn(left: Sequence[TableRun], places: Places, deadline: float | None, tell: Tell) -> int:
+    """One after the other; what diverges does not keep the others from their turn."""
+    missing, failed = len(left), None
+    for run in left:
+        if _past(deadline):
+            break
+        try:
+            missing -= _tell(train_run(run, places, deadline, tell), run, tell)
+        except FloatingPointError as error:
+            tell(str(error))
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return missing
 
 
 def _train_side_by_side(

@@ -143,7 +143,8 @@ def search_cell(
                 best = accuracy, values
         assert best is not None
         runs.write([{"validation_accuracy": best[0], "trials": trials, "splits": splits, **best[1]}])
-    return _as_recipe(cell, method, best[1])
+    own = whole.methods[method].get(None, {}) if method == "dense" else {}  # whose "default" these lines replace
+    return _as_recipe(cell, method, {**own, **best[1]})
 
 
 def _first(config: TrainConfig, space: Mapping[str, Span]) -> dict[str, float]:
@@ -183,7 +184,7 @@ def _score(runs: Runs, config: TrainConfig, values: Mapping[str, float], splits:
     return fmean(float(result["accuracy"]) for result in runs.results([run(seed) for seed in range(splits)]))
 
 
-def _as_recipe(cell: Cell, method: str, values: Mapping[str, float]) -> str:
+def _as_recipe(cell: Cell, method: str, values: Mapping[str, Any]) -> str:
     """Lines to paste into the recipe."""
     key = f"{cell.sparsity:g}" if cell.sparsity else "default"
     own = yaml.safe_dump(dict(values), default_flow_style=True, sort_keys=False, width=10_000).strip()

@@ -2,7 +2,8 @@
 
 A recipe has four parts: what the paper published (``paper``), the sparsities of the table (``sparsities``), the
 settings that all methods share (``settings``), and for each method its own (``methods``): those under "default" hold at
-every sparsity, those under a sparsity change them there. With ``split_by_seed`` the rows are split anew for each seed.
+every sparsity, those under a sparsity change them there. With ``split_by_seed``, the share
+of the rows that is tested, the rows are split anew for each seed.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Recipe:
         sparsities: Those of the table, but for dense networks.
         settings: What all methods share.
         methods: Settings by method and by sparsity; under None those of every sparsity.
-        split_by_seed: Whether the rows are split into training and test part by the seed of the run.
+        split_by_seed: The share of the rows that is tested, where the seed of a run splits them; 0: one split for all.
     """
 
     data: str
@@ -62,7 +63,7 @@ class Recipe:
     sparsities: tuple[float, ...]
     settings: Mapping[str, Any]
     methods: Mapping[str, Mapping[float | None, Mapping[str, Any]]]
-    split_by_seed: bool = False
+    split_by_seed: float = 0.0
 
     def config(self, method: str, sparsity: float, seed: int = 0) -> TrainConfig:
         """The run of a method; the optimizer is LpSGD for semi-pruning and SGD for the others unless it is named.
@@ -123,6 +124,9 @@ def parse_recipe(data: str, text: str) -> Recipe:
                 f"the recipe of {data} has settings of {method} at {', '.join(unknown)}, but its sparsities are "
                 f"{', '.join(f'{sparsity:g}' for sparsity in sparsities)}"
             )
+    share = float(parts.get("split_by_seed", 0.0))
+    if not 0 <= share < 1:
+        raise ValueError(f"split_by_seed of {data} is the share of the rows that is tested, below 1: got {share:g}")
     paper = parts["paper"]
     published = {float(sparsity): float(accuracy) for sparsity, accuracy in paper["accuracy"].items()}
     return Recipe(
@@ -131,7 +135,7 @@ def parse_recipe(data: str, text: str) -> Recipe:
         sparsities,
         parts["settings"],
         methods,
-        bool(parts.get("split_by_seed", False)),
+        share,
     )
 
 
