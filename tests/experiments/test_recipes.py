@@ -1,5 +1,7 @@
+import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,6 +32,7 @@ PUBLISHED = {  # weights, epochs, accuracies at 0.5, 0.8, 0.9
 }
 BUDGET = ("model", "hidden", "norm", "blocks", "width", "epochs", "batch_size", "schedule")
 AUGMENTATION = ("crop", "flip", "cutout")
+SEARCHES = Path(__file__).parents[2] / "results" / "table-search"
 TEXT = """
 paper: {weights: 10, epochs: 1, accuracy: {"0.5": 0.9}}
 sparsities: [0.5, 0.9]
@@ -47,6 +50,16 @@ def configs(data):
     for method in TABLE_METHODS:
         if method != "dense":
             yield from (recipe.config(method, sparsity) for sparsity in recipe.sparsities)
+
+
+def searches(data):
+    """By method and sparsity: what a search found, and the settings that its runs share."""
+    found = {}
+    for path in SEARCHES.glob(f"{data}-*.json"):
+        method, _, sparsity = path.stem.removeprefix(f"{data}-").rpartition("-")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found[method, float(sparsity)] = content["table"][0], content["settings"]
+    return found
 
 
 def network(data, config):
@@ -79,13 +92,27 @@ def test_no_network_is_larger_and_none_is_trained_for_longer_than_the_paper_s(da
 def test_all_methods_have_the_same_network_and_budget(data):
     assert set(load_recipe(data).methods) == set(TABLE_METHODS)
     assert len({tuple(getattr(config, name) for name in BUDGET) for config in configs(data)}) == 1
-    searched = all("dropout" in spaces(config) for config in configs(data))  # with the same effort for every method
-    assert searched or len({config.dropout for config in configs(data)}) == 1
+    assert searches(data) or len({config.dropout for config in configs(data)}) == 1
     sparse = {(config.sparsity, *(getattr(config, name) for name in AUGMENTATION))
               for config in configs(data) if config.method != "dense"}  # fmt: skip
     assert len(sparse) == len({config.sparsity for config in configs(data) if config.method != "dense"})
     assert {config.optimizer for config in configs(data) if config.method != "semi-pruning"} == {"sgd"}
     assert {config.optimizer for config in configs(data) if config.method == "semi-pruning"} == {"lpsgd"}
+
+
+@pytest.mark.parametrize("data", ["dna", "climate"])
+def test_every_method_was_searched_with_the_same_effort_and_has_what_was_found(data):
+    found = searches(data)
+    assert {method for method, _ in found} == set(TABLE_METHODS)
+    assert len(found) == len(TABLE_METHODS)
+    assert len({sparsity for method, sparsity in found if method != "dense"}) == 1
+    assert len({(row["trials"], row["splits"]) for row, _ in found.values()}) == 1
+    for (method, sparsity), (row, trained) in found.items():
+        config = load_recipe(data).config(method, sparsity)
+        values = {**config.to_dict(), "lr": config.peak_lr}
+        assert {name: trained[name] for name in BUDGET} == {name: values[name] for name in BUDGET}
+        assert set(row) - {"validation_accuracy", "trials", "splits"} == set(spaces(config))
+        assert {name: row[name] for name in spaces(config)} == {name: values[name] for name in spaces(config)}
 
 
 @pytest.mark.parametrize("data", DATA)
