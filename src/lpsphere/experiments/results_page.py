@@ -275,15 +275,16 @@ def _unlike(recipe: Recipe) -> str:
 
 def _precisions(table: Table) -> str:
     """Which runs were trained in mixed precision, where others were not."""
-    runs = [(method, run) for (method, _), own in table.items() for run in own]
-    mixed = dict.fromkeys(
-        f"{_NAMES[method]}{'' if method == _DENSE else ' at ' + format(run['target'], 'g')} (seed {run['seed']})"
-        for method, run in runs
-        if run["precision"] != "no"
-    )
-    if not mixed or len(mixed) == len(runs):
+    told, all_mixed = [], True
+    for (method, target), runs in table.items():
+        mixed = sum(run["precision"] != "no" for run in runs)
+        all_mixed = all_mixed and mixed == len(runs)
+        if mixed:
+            name = _NAMES[method] + ("" if method == _DENSE else f" at {target:g}")
+            told.append(name + ("" if mixed == len(runs) else f" ({mixed} of {len(runs)} runs)"))
+    if not told or all_mixed:
         return ""
-    return f"In mixed precision: {', '.join(mixed)}; the other runs in float32."
+    return f"In mixed precision: {', '.join(told)}; the other runs in float32."
 
 
 def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> str:
