@@ -1,9 +1,11 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lpsphere.experiments import results_page
 from lpsphere.experiments.results_page import render_page, write_page
 from lpsphere.experiments.runs import paired_p_value
 from lpsphere.experiments.table import read_results
@@ -47,7 +49,8 @@ def page(wine_table, tmp_path):
         for i, content in enumerate(records):
             (results / f"{i}.json").write_text(json.dumps(content))
         for name, table in searches:
-            (searched / f"{name}.json").write_text(json.dumps({"table": table, "runs": []}))
+            settings = {"hidden": [16, 16], "epochs": 3, "batch_size": 32, "average": 0}
+            (searched / f"{name}.json").write_text(json.dumps({"table": table, "settings": settings, "runs": []}))
         return write_page(
             tmp_path / "docs" / "results.md", results, searched, tmp_path / "ablations", seeds
         ).read_text()
@@ -209,6 +212,13 @@ def test_searches_are_told_with_their_effort(page):
         "others): ours at 0.8 (16 trials, 2 splits); dense SGD (8 trials, 3 splits)."
     )
     assert expected in text
+
+
+def test_a_search_with_another_network_is_told(page, wine_table, monkeypatch):
+    settings = {**wine_table.settings, "hidden": [8]}
+    monkeypatch.setattr(results_page, "load_recipe", lambda data: replace(wine_table, settings=settings))
+    text = page(searches=[("wine-set-0.8", [{"trials": 16, "splits": 2}])])
+    assert "SET at 0.8 (16 trials, 2 splits, with hidden=[16, 16])." in text
 
 
 def test_what_was_tried_about_a_recipe_is_told(page, tmp_path):

@@ -36,6 +36,8 @@ _NAMES = {_OURS: "ours", _DENSE: "dense SGD", "static": "static", "set": "SET", 
 _NAMES["gmp"] = "GMP"
 _COMMON = ("crop", "flip", "cutout", "average")
 """Settings that are the same for all methods unless the page says otherwise; tests hold the others to that."""
+_NETWORK = ("hidden", "epochs", "batch_size", "average")
+"""What a search may have been made with that the recipe no longer has."""
 _ASSIGNMENT = re.compile(r"\w+=")
 """How a change begins that was given by hand; the usual ones have names."""
 _SCORES = {
@@ -293,9 +295,16 @@ def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> st
     for method in TABLE_METHODS:
         for sparsity in [0.0] if method == _DENSE else sparsities:
             path = search_path(searches, Cell(recipe.data, sparsity), method)
-            outcome = json.loads(path.read_text(encoding="utf-8"))["table"] if path.exists() else []
+            if not path.exists():
+                continue
+            record, config = json.loads(path.read_text(encoding="utf-8")), recipe.config(method, sparsity)
             place = "" if method == _DENSE else f" at {sparsity:g}"
-            found += [f"{_NAMES[method]}{place} ({row['trials']} trials, {row['splits']} splits)" for row in outcome]
+            changed = [name for name in _NETWORK if record["settings"][name] != config.to_dict()[name]]
+            with_other = "".join(f", with {name}={record['settings'][name]}" for name in changed)
+            found += [
+                f"{_NAMES[method]}{place} ({row['trials']} trials, {row['splits']} splits{with_other})"
+                for row in record["table"]
+            ]
     if not found:
         return "The recipe says where its settings are from."
     return f"Settings were searched on {_validation(recipe)}: {'; '.join(found)}."
