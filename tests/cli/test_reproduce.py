@@ -105,7 +105,7 @@ def test_the_page_is_written_from_the_results(wine_table, lpsphere, tmp_path):
             ("table", "--search", "--seeds", 2),
             "--seeds: a search has no seeds but those of its validation splits: say --splits",
         ),
-        (("table", "--trials", 3), "--trials and --splits are for --search: add it, or leave them out"),
+        (("table", "--trials", 3), "--trials, --splits and --finalists are for --search: add it, or leave them out"),
         (("table", "--cells", "dna:0.7"), "the table has no cell 'dna:0.7'"),
         (("table", "--methods", "magic"), "unknown method 'magic'"),
     ],

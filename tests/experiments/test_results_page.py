@@ -204,12 +204,12 @@ def test_searches_are_told_with_their_effort(page):
     text = page(
         searches=[
             ("wine-semi-pruning-0.8", [{"trials": 16, "splits": 2}]),
-            ("wine-dense-0", [{"trials": 8, "splits": 3}]),
+            ("wine-dense-0", [{"trials": 8, "splits": 3, "finalists": 2, "final_splits": 9}]),
         ]
     )
     expected = (
         "searched on parts of the training rows of the splits (a row that one of them tests is a training row of "
-        "others): ours at 0.8 (16 trials, 2 splits); dense SGD (8 trials, 3 splits)."
+        "others): ours at 0.8 (16 trials, 2 splits); dense SGD (8 trials, 3 splits, the best 2 on 9)."
     )
     assert expected in text
 

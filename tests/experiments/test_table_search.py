@@ -1,6 +1,7 @@
 import json
 import time
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ import yaml
 
 from lpsphere.data import load
 from lpsphere.experiments import runs as running
+from lpsphere.experiments import table_search
 from lpsphere.experiments.recipes import load_recipe
 from lpsphere.experiments.table import Cell
-from lpsphere.experiments.table_search import Span, search_cell, search_path, spaces
+from lpsphere.experiments.table_search import FINAL, Span, search_cell, search_path, spaces
 from lpsphere.theory import p_for_training
 from lpsphere.training import TrainConfig
 
@@ -43,6 +45,41 @@ def test_a_search_trains_all_trials_and_gives_the_best_as_lines_for_the_recipe(w
     best = yaml.safe_load(lines)["methods"]["semi-pruning"]["0.8"]
     assert best == {name: row[name] for name in names}
     assert TrainConfig.from_dict(best)
+
+
+def test_finalists_are_scored_on_more_splits_and_the_best_of_them_there_wins(wine_table, tmp_path):
+    search(tmp_path, trials=4)
+    before = content(tmp_path)
+    names = list(spaces(wine_table.config("semi-pruning", 0.8)))
+    told = []
+    lines = search(tmp_path, trials=4, finalists=2, tell=told.append)
+    found = content(tmp_path)
+    assert len(found["runs"]) == len(before["runs"]) + 2 * (FINAL - 1) * 2 == len(before["runs"]) + len(told)
+    scores = {}
+    for run in found["runs"]:
+        scores.setdefault(tuple(run[name] for name in names), []).append(run["accuracy"])
+    finals = {values: fmean(accuracies) for values, accuracies in scores.items() if len(accuracies) == FINAL * 2}
+    assert len(finals) == 2
+    others = [fmean(accuracies) for accuracies in scores.values() if len(accuracies) == 2]
+    assert max(others) <= min(fmean(scores[values][:2]) for values in finals)
+    (row,) = found["table"]
+    assert (row["finalists"], row["final_splits"]) == (2, FINAL * 2)
+    assert row["validation_accuracy"] == max(finals.values()) == finals[tuple(row[name] for name in names)]
+    assert yaml.safe_load(lines)["methods"]["semi-pruning"]["0.8"] == {name: row[name] for name in names}
+    assert found["command"].endswith(" --trials 4 --splits 2 --finalists 2")
+
+
+def test_no_final_begins_after_the_deadline(wine_table, tmp_path, monkeypatch):
+    search(tmp_path, trials=2)
+    monkeypatch.setattr(table_search.time, "time", iter([0, 1, 100]).__next__)
+    assert search(tmp_path, trials=2, finalists=2, deadline=50) is None
+
+
+def test_lines_for_a_dense_network_keep_what_its_recipe_says_beside(wine_table, tmp_path):
+    object.__setattr__(wine_table, "methods", {"dense": {None: {"lr": 0.05, "average": 1}}})
+    lines = search(tmp_path, "dense", Cell("wine", 0.0), trials=1)
+    found = yaml.safe_load(lines)["methods"]["dense"]["default"]
+    assert (found["lr"], found["average"]) == (0.05, 1)
 
 
 def test_the_first_trial_is_the_recipe(wine_table, tmp_path):
@@ -147,8 +184,6 @@ def test_the_command_that_is_kept_names_no_folders(wine_table, tmp_path):
 
 @pytest.mark.parametrize("split_by_seed", [False, True])
 def test_trials_split_the_rows_as_the_recipe_does(wine_table, tmp_path, monkeypatch, split_by_seed):
-    from lpsphere.experiments import table_search
-
     seen = []
 
     def results(self, runs):

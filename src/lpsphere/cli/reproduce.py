@@ -31,7 +31,7 @@ from lpsphere.experiments.table import (
     table_runs,
     train_table,
 )
-from lpsphere.experiments.table_search import search_cell
+from lpsphere.experiments.table_search import FINAL, search_cell
 
 __all__ = ["reproduce"]
 
@@ -45,8 +45,8 @@ _ABLATIONS = Path("results/ablation")
 _PAGE = Path("docs/results.md")
 _TAKES = {
     "table": (
-        "--cells", "--data-dir", "--methods", "--seeds", "--device", "--search", "--trials", "--splits", "--processes",
-        "--minutes",
+        "--cells", "--data-dir", "--methods", "--seeds", "--device", "--search", "--trials", "--splits", "--finalists",
+        "--processes", "--minutes",
     ),
     "ablation": ("--cells", "--data-dir", "--methods", "--device", "--splits", "--processes", "--epochs", "--change"),
     "page": ("--seeds",),
@@ -117,6 +117,15 @@ def reproduce(
             min=1, help="--search, ablation: validation splits of each. [default: 2; 5]", rich_help_panel=TRAINING
         ),
     ] = None,
+    finalists: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"--search: how many of the best settings are scored on {FINAL} times the splits, to choose among "
+            "them. [default: 1]",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(min=1, help="ablation: epochs of each run. [default: the recipe's]", rich_help_panel=TRAINING),
@@ -172,6 +181,7 @@ def reproduce(
         "--search": search or None,
         "--trials": trials,
         "--splits": splits,
+        "--finalists": finalists,
         "--processes": processes,
         "--epochs": epochs,
         "--change": change or None,
@@ -193,7 +203,7 @@ def reproduce(
         elif search:
             _search(
                 _cells_of_methods(parse_cells(cells), parse_methods(methods)), out or _SEARCHES, trials or 16,
-                splits or 2, processes or 1, deadline, machine,
+                splits or 2, finalists or 1, processes or 1, deadline, machine,
             )  # fmt: skip
         else:
             _table(parse_cells(cells), parse_methods(methods), out, seeds or 5, processes or 1, deadline, machine)
@@ -205,8 +215,8 @@ def _check_options(what: str, given: list[str]) -> None:
         if name not in _TAKES.get(what, ()):
             places = " and ".join(f"reproduce {place}" for place, names in _TAKES.items() if name in names)
             raise ValueError(f"{name}: this is for {places}; leave it out for {what}")
-    if what == "table" and "--search" not in given and {"--trials", "--splits"} & set(given):
-        raise ValueError("--trials and --splits are for --search: add it, or leave them out")
+    if what == "table" and "--search" not in given and {"--trials", "--splits", "--finalists"} & set(given):
+        raise ValueError("--trials, --splits and --finalists are for --search: add it, or leave them out")
     if {"--search", "--seeds"} <= set(given):
         raise ValueError("--seeds: a search has no seeds but those of its validation splits: say --splits")
 
@@ -278,6 +288,7 @@ def _search(
     folder: Path,
     trials: int,
     splits: int,
+    finalists: int,
     processes: int,
     deadline: float | None,
     machine: dict[str, Any],
@@ -290,6 +301,7 @@ def _search(
             folder,
             trials=trials,
             splits=splits,
+            finalists=finalists,
             tell=_tell,
             processes=processes,
             deadline=deadline,

@@ -301,10 +301,11 @@ def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> st
             place = "" if method == _DENSE else f" at {sparsity:g}"
             changed = [name for name in _NETWORK if record["settings"][name] != config.to_dict()[name]]
             with_other = "".join(f", with {name}={record['settings'][name]}" for name in changed)
-            found += [
-                f"{_NAMES[method]}{place} ({row['trials']} trials, {row['splits']} splits{with_other})"
-                for row in record["table"]
-            ]
+            for row in record["table"]:
+                final = f", the best {row['finalists']} on {row['final_splits']}" if "finalists" in row else ""
+                found.append(
+                    f"{_NAMES[method]}{place} ({row['trials']} trials, {row['splits']} splits{final}{with_other})"
+                )
     if not found:
         return "The recipe says where its settings are from."
     return f"Settings were searched on {_validation(recipe)}: {'; '.join(found)}."

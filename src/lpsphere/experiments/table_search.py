@@ -3,7 +3,7 @@
 Each trial trains on four fifths of the training rows and is scored on the rest, once a split; the test rows are looked
 at by none. Where a recipe splits the rows anew for each seed, so do the trials: a row that is tested in one split is
 then a training row of others. The first trial is the recipe as it is; then Optuna proposes exponent, learning rates and
-the like.
+the like. The best of many trials owes some of its score to chance: finalists are scored on more splits to tell.
 
 Writes results/table-search/<data>-<method>-<sparsity>.json, from which a search goes on.
 """
@@ -14,6 +14,7 @@ import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,7 +29,7 @@ from lpsphere.theory import p_for_training
 from lpsphere.topology import METHODS
 from lpsphere.training import TrainConfig
 
-__all__ = ["Span", "search_cell", "search_path", "spaces"]
+__all__ = ["FINAL", "Span", "search_cell", "search_path", "spaces"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Span:
         return min(max(value - self.origin, self.low), self.high)
 
 
+FINAL = 3
+"""On how many times the splits of a trial finalists are scored."""
 _SMOOTHING, _DECAY = Span(0.0, 0.2, log=False), Span(1e-5, 5e-2)
 _OF_OPTIMIZERS: Mapping[str, Mapping[str, Span]] = {
     "lpsgd": {
@@ -96,6 +99,7 @@ def search_cell(
     trials: int,
     splits: int,
     tell: Callable[[str], None],
+    finalists: int = 1,
     processes: int = 1,
     deadline: float | None = None,
     machine: Mapping[str, Any] | None = None,
@@ -108,9 +112,10 @@ def search_cell(
         folder: Where the search is kept.
         trials: Settings that are tried; 1: the recipe alone.
         splits: Validation splits, and training seeds, that each is scored on.
+        finalists: How many of the best are scored on `FINAL` times as many splits, to choose among them; 1: none.
         tell: Called with a line after every run.
         processes: How many runs train side by side.
-        deadline: When to begin no further trial, in the seconds of `time.time`; None: never.
+        deadline: When to begin no further trial or final, in the seconds of `time.time`; None: never.
         machine: Settings that do not change what a run computes, such as data_dir and device.
 
     Returns:
@@ -126,25 +131,37 @@ def search_cell(
     base = replace(recipe, checkpoint_every=1, **{name: getattr(default, name) for name in space})
     study = new_study(load_optuna(), trials, seed=0) if trials > 1 else None
     command = f"{command_for([cell], [method], None)} --search --trials {trials} --splits {splits}"
-    best: tuple[float, dict[str, float]] | None = None
+    command += f" --finalists {finalists}" if finalists > 1 else ""
+    scored: list[tuple[float, dict[str, float]]] = []
+
+    def score(runs: Runs, values: Mapping[str, float], splits: int) -> float:
+        return _score(runs, replace(recipe, **{**values, **(machine or {})}), values, splits, whole)
+
     with Runs(search_path(folder, cell, method), __doc__, base, command, tell, processes) as runs:
         for trial in range(trials):
             if deadline is not None and time.time() >= deadline:
                 return None
             asked = None if trial == 0 or study is None else study.ask()
             values = _first(recipe, space) if asked is None else _suggested(asked, space)
-            config = replace(recipe, **{**values, **(machine or {})})
-            accuracy = _score(runs, config, values, splits, whole)
+            accuracy = score(runs, values, splits)
             if study is not None and asked is not None:
                 study.tell(asked, accuracy)
             elif study is not None:
                 study.add_trial(_first_trial(space, values, accuracy))
-            if best is None or accuracy > best[0]:
-                best = accuracy, values
-        assert best is not None
-        runs.write([{"validation_accuracy": best[0], "trials": trials, "splits": splits, **best[1]}])
+            scored.append((accuracy, values))
+        effort = {"trials": trials, "splits": splits}
+        if finalists > 1:
+            best = sorted(scored, key=itemgetter(0), reverse=True)[:finalists]
+            scored = []
+            for _, values in best:
+                if deadline is not None and time.time() >= deadline:
+                    return None
+                scored.append((score(runs, values, FINAL * splits), values))
+            effort |= {"finalists": finalists, "final_splits": FINAL * splits}
+        accuracy, values = max(scored, key=itemgetter(0))
+        runs.write([{"validation_accuracy": accuracy, **effort, **values}])
     own = whole.methods[method].get(None, {}) if method == "dense" else {}  # whose "default" these lines replace
-    return _as_recipe(cell, method, {**own, **best[1]})
+    return _as_recipe(cell, method, {**own, **values})
 
 
 def _first(config: TrainConfig, space: Mapping[str, Span]) -> dict[str, float]:
