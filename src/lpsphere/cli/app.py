@@ -149,7 +149,9 @@ def train(
         str | None,
         typer.Option(help="no, bf16, fp16, or auto: bf16 where it is native. [default: no]", rich_help_panel=TRAINING),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all]", rich_help_panel=TRAINING)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads. [default: all, one for small networks]", rich_help_panel=TRAINING)
+    ] = None,
     trackers: Annotated[
         str | None,
         typer.Option(

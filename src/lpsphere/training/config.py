@@ -87,7 +87,7 @@ class TrainConfig:
         device: "cpu", "cuda" or "auto".
         mixed_precision: "no", "bf16" or "fp16"; "auto": bf16 where the device computes with it natively, else no.
         compile: Train with `torch.compile`, which pays on CUDA: steps take less time, after a slow first one.
-        threads: CPU threads; None: torch's choice.
+        threads: CPU threads; None: torch's choice, but one where a step is too short for more to help.
         checkpoint_every: Epochs between checkpoints.
         trackers: What else is told the run's settings, history and result, by the names that Accelerate has for them,
             such as ("tensorboard",); each needs its package.

@@ -41,6 +41,7 @@ from lpsphere.training.parts import WHOLE, Parts, keep_names_plain
 from lpsphere.training.record import versions
 from lpsphere.training.setup import load_data, make_optimizer, make_topology, model_config, precision
 from lpsphere.training.stopping import stop_signal
+from lpsphere.training.threads import threads_for, using_threads
 from lpsphere.training.trackers import Trackers, tracker_settings
 
 __all__ = ["Interrupted", "Progress", "Trainer"]
@@ -148,6 +149,8 @@ class Trainer:
                 self.accelerator.register_for_checkpointing(part)
         self.train_rows = (self.data.x_train.to(self.accelerator.device), self.data.y_train.to(self.accelerator.device))
         self.test_rows = (self.data.x_test.to(self.accelerator.device), self.data.y_test.to(self.accelerator.device))
+        by_itself = config.threads is None and self.accelerator.device.type == "cpu"
+        self.threads = threads_for(model, self.train_rows[0][:1], self.batch_size) if by_itself else None
         checkpoint = newest_checkpoint(folder, model) if resume else None
         if checkpoint is not None:
             self.accelerator.load_state(str(checkpoint))
@@ -180,7 +183,7 @@ class Trainer:
             FloatingPointError: If the loss is not finite at the end of an epoch.
         """
         report = on_step or (lambda progress: None)
-        with self.trackers.running(self.step, self.total_steps):
+        with using_threads(self.threads), self.trackers.running(self.step, self.total_steps):
             with stop_signal() as self._stopping:
                 while self.state.epoch < self.config.epochs:
                     self._epoch(report)
