@@ -13,8 +13,9 @@ import lpsphere as lp
 
 STEPS, BATCH = 200, 64
 
-if __name__ == "__main__":
-    dist.init_process_group("gloo")
+
+def train() -> None:
+    """Train on this process's share of every batch."""
     rank, processes = dist.get_rank(), dist.get_world_size()
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels)
@@ -39,4 +40,9 @@ if __name__ == "__main__":
         accuracy = (model(x).argmax(1) == y).float().mean()
         same = all(other == kept for other in found)
         print(f"{processes} processes, masks equal: {same}, sparsity {topology.sparsity:.4f}, accuracy {accuracy:.4f}")
+
+
+if __name__ == "__main__":
+    dist.init_process_group("gloo")
+    train()  # a function, so that nothing holds the group any more when it is destroyed
     dist.destroy_process_group()
