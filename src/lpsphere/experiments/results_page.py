@@ -214,6 +214,10 @@ def _difference(pairs: Sequence[tuple[float, float]], overlap: float) -> str:
     return f"{100 * mean:+.2f} ± {100 * spread:.2f}" + ("" if p_value is None else f" (p = {p_value:.2g})")
 
 
+def _place(method: str, sparsity: float) -> str:
+    return _NAMES[method] + ("" if method == _DENSE else f" at {sparsity:g}")
+
+
 def _published(recipe: Recipe, sparsity: float) -> str:
     published = recipe.paper.accuracy.get(sparsity)
     return _NOTHING if published is None else f"{100 * published:.2f}"
@@ -282,8 +286,7 @@ def _precisions(table: Table) -> str:
         mixed = sum(run["precision"] != "no" for run in runs)
         all_mixed = all_mixed and mixed == len(runs)
         if mixed:
-            name = _NAMES[method] + ("" if method == _DENSE else f" at {target:g}")
-            told.append(name + ("" if mixed == len(runs) else f" ({mixed} of {len(runs)} runs)"))
+            told.append(_place(method, target) + ("" if mixed == len(runs) else f" ({mixed} of {len(runs)} runs)"))
     if not told or all_mixed:
         return ""
     return f"In mixed precision: {', '.join(told)}; the other runs in float32."
@@ -298,13 +301,12 @@ def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> st
             if not path.exists():
                 continue
             record, config = json.loads(path.read_text(encoding="utf-8")), recipe.config(method, sparsity)
-            place = "" if method == _DENSE else f" at {sparsity:g}"
             changed = [name for name in _NETWORK if record["settings"][name] != config.to_dict()[name]]
             with_other = "".join(f", with {name}={record['settings'][name]}" for name in changed)
             for row in record["table"]:
                 final = f", the best {row['finalists']} on {row['final_splits']}" if "finalists" in row else ""
                 found.append(
-                    f"{_NAMES[method]}{place} ({row['trials']} trials, {row['splits']} splits{final}{with_other})"
+                    f"{_place(method, sparsity)} ({row['trials']} trials, {row['splits']} splits{final}{with_other})"
                 )
     if not found:
         return "The recipe says where its settings are from."
@@ -334,10 +336,9 @@ def _ablation(recipe: Recipe, path: Path) -> str:
     if not rows:
         return ""
     shorter = f" {epochs} epochs;" if epochs != recipe.config(method, sparsity).epochs else ""
-    whose = _NAMES[method] + ("" if method == _DENSE else f" at {sparsity:g}")
     return (
-        f"What changes of the recipe are worth for {whose}, on {_validation(recipe)} that were not trained on:"
-        f"{shorter} accuracy, and its difference from that of the recipe as it was then on the same splits, mean ± "
+        f"What changes of the recipe are worth for {_place(method, sparsity)}, on {_validation(recipe)} that were "
+        f"not trained on:{shorter} accuracy, and its difference from that of the recipe as it was then on the same splits, mean ± "
         f"standard deviation (`{_ablation_command(recipe, method, sparsity, record)}`).\n\n{markdown(rows)}"
     )
 
