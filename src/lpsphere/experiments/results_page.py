@@ -338,8 +338,8 @@ def _ablation(recipe: Recipe, path: Path) -> str:
     shorter = f" {epochs} epochs;" if epochs != recipe.config(method, sparsity).epochs else ""
     return (
         f"What changes of the recipe are worth for {_place(method, sparsity)}, on {_validation(recipe)} that were "
-        f"not trained on:{shorter} accuracy, and its difference from that of the recipe as it was then on the same splits, mean ± "
-        f"standard deviation (`{_ablation_command(recipe, method, sparsity, record)}`).\n\n{markdown(rows)}"
+        f"not trained on:{shorter} accuracy, and its difference from that of the recipe as it was then on the same "
+        f"splits, mean ± standard deviation (`{_ablation_command(recipe, method, sparsity, record)}`).\n\n{markdown(rows)}"
     )
 
 
