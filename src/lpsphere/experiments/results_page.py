@@ -336,10 +336,11 @@ def _ablation(recipe: Recipe, path: Path) -> str:
     if not rows:
         return ""
     shorter = f" {epochs} epochs;" if epochs != recipe.config(method, sparsity).epochs else ""
+    command = _ablation_command(recipe, method, sparsity, record)
     return (
         f"What changes of the recipe are worth for {_place(method, sparsity)}, on {_validation(recipe)} that were "
         f"not trained on:{shorter} accuracy, and its difference from that of the recipe as it was then on the same "
-        f"splits, mean ± standard deviation (`{_ablation_command(recipe, method, sparsity, record)}`).\n\n{markdown(rows)}"
+        f"splits, mean ± standard deviation (`{command}`).\n\n{markdown(rows)}"
     )
 
 
