@@ -8,7 +8,7 @@ import pytest
 from lpsphere.experiments import results_page
 from lpsphere.experiments.results_page import render_page, write_page
 from lpsphere.experiments.runs import paired_p_value
-from lpsphere.experiments.table import read_results
+from lpsphere.experiments.table import parse_cells, read_results
 
 ROOT = Path(__file__).parents[2]
 
@@ -239,7 +239,7 @@ def test_what_was_tried_about_a_recipe_is_told(page, tmp_path):
     assert ": 7 epochs;" in text
     assert "`lpsphere reproduce ablation --cells wine:0.8 --epochs 7 --splits 4 --change lr=0.2 --change p=1.5`" in text
     assert "are worth for dense SGD, on parts of" in text
-    command = "lpsphere reproduce ablation --cells wine:0 --methods dense --splits 4 --change 'hidden=[8, 8]'"
+    command = "lpsphere reproduce ablation --cells wine --methods dense --splits 4 --change 'hidden=[8, 8]'"
     assert f"`{command}`" in text
     assert [row["difference"] for row in tables(text)[-1]] == ["+1.00 ± 0.50", "-1.00"]
 
@@ -257,3 +257,9 @@ def test_the_page_is_that_of_the_results():
         read_results(ROOT / "results" / "table"), ROOT / "results" / "table-search", ROOT / "results" / "ablation", 5
     )
     assert text == (ROOT / "docs" / "results.md").read_text(encoding="utf-8"), "lpsphere reproduce page writes it anew"
+
+
+def test_the_cells_that_the_page_names_in_its_commands_exist():
+    named = re.findall(r"--cells (\S+)", (ROOT / "docs" / "results.md").read_text(encoding="utf-8"))
+    assert len(named) > 10
+    assert all(parse_cells(cells) for cells in named)

@@ -24,6 +24,7 @@ from lpsphere.experiments.sparsity import sparsity
 from lpsphere.experiments.table import (
     Cell,
     Places,
+    cells_of_methods,
     overview,
     parse_cells,
     parse_methods,
@@ -195,14 +196,14 @@ def reproduce(
             _tell(f"page: [bold]{write_page(out or _PAGE, Places().results, _SEARCHES, _ABLATIONS, seeds or 5)}[/bold]")
         elif what == "ablation":
             _ablation(
-                _cells_of_methods(parse_cells(cells), parse_methods(methods)), out or _ABLATIONS, splits or 5,
+                cells_of_methods(parse_cells(cells), parse_methods(methods)), out or _ABLATIONS, splits or 5,
                 processes or 1, epochs, _changes(change), machine,
             )  # fmt: skip
         elif what != "table":
             _experiment(what, out or Path("results") / f"{what}.json", seeds or 5)
         elif search:
             _search(
-                _cells_of_methods(parse_cells(cells), parse_methods(methods)), out or _SEARCHES, trials or 16,
+                cells_of_methods(parse_cells(cells), parse_methods(methods)), out or _SEARCHES, trials or 16,
                 splits or 2, finalists or 1, processes or 1, deadline, machine,
             )  # fmt: skip
         else:
@@ -229,12 +230,6 @@ def _experiment(what: str, path: Path, seeds: int) -> None:
 
 def _changes(given: list[str] | None) -> dict[str, dict[str, Any]] | None:
     return None if not given else {text: words.settings(_LIST_APART.split(text), "--change") for text in given}
-
-
-def _cells_of_methods(cells: list[Cell], methods: list[str]) -> list[tuple[Cell, str]]:
-    """Each method in each cell; a dense network counts once for a data set."""
-    pairs = ((Cell(cell.data, 0.0) if method == "dense" else cell, method) for cell in cells for method in methods)
-    return list(dict.fromkeys(pairs))
 
 
 def _ablation(

@@ -27,6 +27,7 @@ __all__ = [
     "Cell",
     "Places",
     "TableRun",
+    "cells_of_methods",
     "command_for",
     "overview",
     "parse_cells",
@@ -51,8 +52,8 @@ class Cell:
     sparsity: float
 
     def __str__(self) -> str:
-        """As on the command line: "dna:0.9"."""
-        return f"{self.data}:{self.sparsity:g}"
+        """As on the command line: "dna:0.9", or "dna" for dense networks."""
+        return f"{self.data}:{self.sparsity:g}" if self.sparsity else self.data
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,12 @@ def command_for(cells: Sequence[Cell], methods: Sequence[str], seeds: int | None
     return command if seeds is None else f"{command} --seeds {seeds}"
 
 
+def cells_of_methods(cells: Sequence[Cell], methods: Sequence[str]) -> list[tuple[Cell, str]]:
+    """Each method in each cell; a dense network counts once for a data set."""
+    pairs = ((Cell(cell.data, 0.0) if method == "dense" else cell, method) for cell in cells for method in methods)
+    return list(dict.fromkeys(pairs))
+
+
 def table_runs(
     cells: Sequence[Cell],
     methods: Sequence[str],
@@ -150,17 +157,13 @@ def table_runs(
     data_dir: str | None = None,
 ) -> list[TableRun]:
     """The runs of some cells, all cells of a seed before the next seed; a dense network counts once for a data set."""
-    runs: dict[str, TableRun] = {}
+    runs = []
     for seed in range(seeds):
-        for cell in cells:
-            recipe = load_recipe(cell.data)
-            for method in methods:
-                own = Cell(cell.data, 0.0) if method == "dense" else cell
-                config = recipe.config(method, own.sparsity, seed)
-                config = replace(config, device=device, threads=threads, data_dir=data_dir)
-                run = TableRun(own, method, config, command_for([own], [method], seeds))
-                runs.setdefault(run.name, run)
-    return list(runs.values())
+        for cell, method in cells_of_methods(cells, methods):
+            config = load_recipe(cell.data).config(method, cell.sparsity, seed)
+            config = replace(config, device=device, threads=threads, data_dir=data_dir)
+            runs.append(TableRun(cell, method, config, command_for([cell], [method], seeds)))
+    return runs
 
 
 def train_table(
