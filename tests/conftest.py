@@ -29,6 +29,14 @@ def _one_thread():
 
 
 @pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def wine_table(monkeypatch):
     """Make wine the only data set of the benchmark table; returns its recipe."""
     from lpsphere.experiments import ablation, recipes, results_page, table, table_search

@@ -114,6 +114,23 @@ def test_nobody_elses_random_numbers_or_threads_are_disturbed(wine, seed):
     assert torch.get_num_threads() == before[2]
 
 
+@pytest.mark.parametrize(("hidden", "expected"), [((32,), 1), ((3000, 3000), 2)])
+def test_a_small_network_trains_with_one_thread_and_leaves_their_number_as_it_was(
+    two_threads, monkeypatch, wine, hidden, expected
+):
+    seen = []
+    loss = LpSphereClassifier._loss
+
+    def watched(self, *arguments):
+        seen.append(torch.get_num_threads())
+        return loss(self, *arguments)
+
+    monkeypatch.setattr(LpSphereClassifier, "_loss", watched)
+    small(hidden=hidden, epochs=1).fit(*wine).partial_fit(*wine)
+    assert set(seen) == {expected}
+    assert torch.get_num_threads() == 2
+
+
 def test_classes_may_be_texts(wine):
     x, y = wine
     names = np.array(["red", "rosé", "white"])[y]

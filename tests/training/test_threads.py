@@ -6,14 +6,6 @@ from lpsphere.training import Interrupted, TrainConfig, Trainer
 from lpsphere.training.threads import SHORT_STEP, threads_for, using_threads
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_a_short_step_is_taken_by_one_thread_and_a_long_one_by_torch_s_choice():
     model = MLP(20, (100,), 5)  # 2,500 weights, six operations a sample for each
     longest = int(SHORT_STEP / (6 * 2500))

@@ -7,7 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -320,7 +320,7 @@ class LpSphereEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         """Keep the network, plain."""
         self._masks, self.sparsity_ = training.masks, training.sparsity
         training.finish()
-        self.model_ = cast(MLP, training.model)
+        self.model_ = training.model
         self._compacted: nn.Module | None = None
 
     def _compact(self) -> None:

@@ -19,6 +19,7 @@ from lpsphere.training.batches import batches
 from lpsphere.training.config import TrainConfig
 from lpsphere.training.learning_rate import SCHEDULES, set_learning_rates
 from lpsphere.training.setup import make_optimizer, make_topology
+from lpsphere.training.threads import threads_for, using_threads
 
 __all__ = ["History", "Rows", "Training", "auto_batch_size", "auto_epochs", "new_network", "put_masks"]
 
@@ -98,7 +99,7 @@ class Training:
     def __init__(
         self,
         config: TrainConfig,
-        model: nn.Module,
+        model: MLP,
         loss: Callable[[Tensor, Tensor], Tensor],
         total_steps: int,
         **more: Any,
@@ -107,6 +108,7 @@ class Training:
         self.optimizer = make_optimizer(config, model)
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.topology = make_topology(config, model, self.optimizer, total_steps, **more)
+        self.threads = threads_for(model, torch.zeros(1, model.in_features), config.batch_size)
         self.step = 0
 
     @property
@@ -135,15 +137,16 @@ class Training:
         """
         self.model.train()
         losses = []
-        for taken in batches(len(rows), self.config.batch_size, self.config.seed, number):
-            set_learning_rates(self.optimizer, self.peaks, factor(self.step / self.total_steps))
-            loss = self.loss(self.model(rows.x[taken]), rows.y[taken])
-            mean = loss.mean() if rows.weight is None else (loss * rows.weight[taken]).mean()
-            torch.autograd.backward(mean)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            losses.append(mean.detach())
-            self.step += 1
+        with using_threads(self.threads):
+            for taken in batches(len(rows), self.config.batch_size, self.config.seed, number):
+                set_learning_rates(self.optimizer, self.peaks, factor(self.step / self.total_steps))
+                loss = self.loss(self.model(rows.x[taken]), rows.y[taken])
+                mean = loss.mean() if rows.weight is None else (loss * rows.weight[taken]).mean()
+                torch.autograd.backward(mean)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+                losses.append(mean.detach())
+                self.step += 1
         total = float(torch.stack(losses).double().mean())
         if not math.isfinite(total):
             raise FloatingPointError(f"the training loss is {total}: training diverged. Lower lr or other_lr")
