@@ -101,7 +101,7 @@ def test_all_methods_have_the_same_network_and_budget(data):
     assert {config.optimizer for config in configs(data) if config.method == "semi-pruning"} == {"lpsgd"}
 
 
-@pytest.mark.parametrize("data", ["climate"])
+@pytest.mark.parametrize("data", ["climate", "dna"])
 def test_every_method_was_searched_with_the_same_effort_and_has_what_was_found(data):
     found = searches(data)
     assert {method for method, _ in found} == set(TABLE_METHODS)

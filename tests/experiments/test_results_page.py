@@ -199,17 +199,39 @@ def test_runs_of_different_settings_are_not_averaged(page):
         page(record(), record(seed=1, settings=other))
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "seeds", "told"),
+    [
+        (0.93, 3, "the two): SET at 0.8, dense SGD at 0.9."),  # 2 points ahead, and ours spreads by 1
+        (0.915, 3, "the two): dense SGD at 0.9."),
+        (0.93, 2, "the two): dense SGD at 0.9."),
+    ],
+)
+def test_it_is_said_which_methods_are_better_than_ours(page, accuracy, seeds, told):
+    ours = [record(seed=i, accuracy=0.9 + 0.01 * i) for i in range(3)]
+    poor = [record(seed=i, target=0.9, accuracy=0.8) for i in range(3)]
+    dense = [record("dense", 0.0, i, 0.9) for i in range(3)]
+    assert told in page(*ours, *poor, *dense, *(record("set", seed=i, accuracy=accuracy) for i in range(seeds)))
+
+
+def test_it_is_said_that_no_method_is_better_than_ours(page):
+    runs = [record(method, seed=i) for i in range(3) for method in ("semi-pruning", "set")]
+    assert "Ahead of ours" not in page(*runs[:4])
+    assert "Ahead of ours by more than one standard deviation (the larger of the two): none." in page(*runs)
+
+
 def test_searches_are_told_with_their_effort(page):
     assert "The recipe says where its settings are from." in page(searches=[("wine-set-0.8", [])])
     text = page(
         searches=[
             ("wine-semi-pruning-0.8", [{"trials": 16, "splits": 2}]),
+            ("wine-set-0.8", [{"trials": 16, "splits": 2}]),
             ("wine-dense-0", [{"trials": 8, "splits": 3, "finalists": 2, "final_splits": 9}]),
         ]
     )
     expected = (
         "searched on parts of the training rows of the splits (a row that one of them tests is a training row of "
-        "others): ours at 0.8 (16 trials, 2 splits); dense SGD (8 trials, 3 splits, the best 2 on 9)."
+        "others): ours at 0.8, SET at 0.8 (16 trials, 2 splits); dense SGD (8 trials, 3 splits, the best 2 on 9)."
     )
     assert expected in text
 

@@ -38,6 +38,8 @@ _COMMON = ("crop", "flip", "cutout", "average")
 """Settings that are the same for all methods unless the page says otherwise; tests hold the others to that."""
 _NETWORK = ("hidden", "epochs", "batch_size", "average")
 """What a search may have been made with that the recipe no longer has."""
+_ENOUGH = 3
+"""Seeds of a method from which on it is told which is better."""
 _ASSIGNMENT = re.compile(r"\w+=")
 """How a change begins that was given by hand; the usual ones have names."""
 _SCORES = {
@@ -138,6 +140,7 @@ def _section(recipe: Recipe, table: Table, searches: Path, seeds: int) -> str:
     ]
     if any(method != _OURS for method, _ in table):
         parts.append(markdown([_against_methods(sparsity, table) for sparsity in sparsities]))
+        parts += [f"{told}\n" for told in [_ahead(sparsities, table)] if told]
     parts += [f"{told}\n" for told in [_precisions(table)] if told]
     more = [name for name in _SCORES if any(name in run for runs in table.values() for run in runs)]
     if "test_auc" in more:
@@ -183,6 +186,24 @@ def _against_methods(sparsity: float, table: Table) -> dict[str, str]:
     return row
 
 
+def _ahead(sparsities: Sequence[float], table: Table) -> str:
+    """Where another method is better than ours beyond the spread of seeds; "" with too few of them to say."""
+    ahead, compared = [], False
+    for sparsity in sparsities:
+        ours = table.get((_OURS, sparsity), ())
+        for method in TABLE_METHODS[1:]:
+            other = table.get((method, 0.0 if method == _DENSE else sparsity), ())
+            if min(len(ours), len(other)) < _ENOUGH:
+                continue
+            compared = True
+            (mean, spread), (best, its_spread) = _mean_and_sd(ours), _mean_and_sd(other)
+            if best - mean > max(spread, its_spread):
+                ahead.append(f"{_NAMES[method]} at {sparsity:g}")
+    if not compared:
+        return ""
+    return f"Ahead of ours by more than one standard deviation (the larger of the two): {', '.join(ahead) or 'none'}."
+
+
 def _more_scores(sparsities: Sequence[float], table: Table, names: Sequence[str]) -> list[dict[str, str]]:
     """All scores of dense networks and of ours, as far as they were run."""
     keys = [key for key in [(_DENSE, 0.0), *((_OURS, sparsity) for sparsity in sparsities)] if key in table]
@@ -223,8 +244,12 @@ def _published(recipe: Recipe, sparsity: float) -> str:
     return _NOTHING if published is None else f"{100 * published:.2f}"
 
 
+def _mean_and_sd(runs: Sequence[Record]) -> tuple[float, float]:
+    return mean_and_sd([run["test_accuracy"] for run in runs])
+
+
 def _mean(runs: Sequence[Record]) -> float:
-    return mean_and_sd([run["test_accuracy"] for run in runs])[0]
+    return _mean_and_sd(runs)[0]
 
 
 def _score(runs: Sequence[Record], name: str = "test_accuracy") -> str:
@@ -294,7 +319,7 @@ def _precisions(table: Table) -> str:
 
 def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> str:
     """With how many trials settings were searched, as far as that came to its end."""
-    found = []
+    found: dict[str, list[str]] = {}
     for method in TABLE_METHODS:
         for sparsity in [0.0] if method == _DENSE else sparsities:
             path = search_path(searches, Cell(recipe.data, sparsity), method)
@@ -305,12 +330,12 @@ def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> st
             with_other = "".join(f", with {name}={record['settings'][name]}" for name in changed)
             for row in record["table"]:
                 final = f", the best {row['finalists']} on {row['final_splits']}" if "finalists" in row else ""
-                found.append(
-                    f"{_place(method, sparsity)} ({row['trials']} trials, {row['splits']} splits{final}{with_other})"
-                )
+                effort = f"{row['trials']} trials, {row['splits']} splits{final}{with_other}"
+                found.setdefault(effort, []).append(_place(method, sparsity))
     if not found:
         return "The recipe says where its settings are from."
-    return f"Settings were searched on {_validation(recipe)}: {'; '.join(found)}."
+    told = "; ".join(f"{', '.join(places)} ({effort})" for effort, places in found.items())
+    return f"Settings were searched on {_validation(recipe)}: {told}."
 
 
 def _validation(recipe: Recipe) -> str:
