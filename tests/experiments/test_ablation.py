@@ -42,6 +42,20 @@ def test_every_change_is_set_against_the_recipe_on_the_same_splits(wine_table, f
     assert rows["the recipe"]["p_value"] is None
     means = [row["validation_accuracy"] for row in content["table"]]
     assert means == sorted(means, reverse=True)
+    assert {row["diverged"] for row in content["table"]} == {0}
+
+
+def test_rows_of_fewer_splits_are_ordered_by_their_difference_and_runs_that_diverged_are_counted():
+    accuracies = {"the recipe": [0.9, 0.8], "good": [0.95, 0.84], "hard split": [0.81], "diverged": [0.0, 0.0]}
+    seeds = {name: [1] if name == "hard split" else [0, 1] for name in accuracies}
+    runs = [
+        {"change": name, "seed": seed, "accuracy": accuracy} | ({} if accuracy else {"diverged": True})
+        for name, own in accuracies.items()
+        for seed, accuracy in zip(seeds[name], own, strict=True)
+    ]
+    table = ablation._table(runs)
+    assert [row["change"] for row in table] == ["good", "hard split", "the recipe", "diverged"]
+    assert [row["diverged"] for row in table] == [0, 0, 0, 2]
 
 
 def test_it_goes_on_where_it_stopped(wine_table, few_variations, tmp_path):

@@ -156,10 +156,14 @@ def test_a_search_goes_on_where_it_stopped(wine_table, tmp_path):
     assert search(tmp_path, tell=lambda line: pytest.fail(line), machine={"device": "auto", "threads": 2}) == lines
 
 
-def test_a_search_goes_on_after_its_best_settings_went_into_the_recipe(wine_table, tmp_path):
-    best = yaml.safe_load(search(tmp_path))["methods"]["semi-pruning"]["0.8"]
+def test_a_search_begins_where_it_began_after_its_best_settings_went_into_the_recipe(wine_table, tmp_path):
+    lines = search(tmp_path, trials=12)  # Optuna looks at the first trial's score from the eleventh on
+    start = content(tmp_path)["start"]
+    best = yaml.safe_load(lines)["methods"]["semi-pruning"]["0.8"]
+    assert start["lr"] == wine_table.config("semi-pruning", 0.8).lr != best["lr"]
     object.__setattr__(wine_table, "methods", {"semi-pruning": {0.8: best}})
-    search(tmp_path, trials=1, tell=lambda line: pytest.fail(line))
+    assert search(tmp_path, trials=12, tell=lambda line: pytest.fail(line)) == lines
+    assert content(tmp_path)["start"] == start
 
 
 def test_a_search_of_another_network_is_refused(wine_table, tmp_path):

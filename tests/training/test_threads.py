@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -24,6 +27,28 @@ def test_the_number_of_threads_is_as_before_afterwards(two_threads):
     assert torch.get_num_threads() == 2
     with using_threads(None):
         assert torch.get_num_threads() == 2
+
+
+def test_the_number_is_as_before_after_runs_side_by_side(two_threads):
+    """The second begins and ends while the first is under way, and a third begins in a thread born meanwhile."""
+
+    def run(until):
+        with using_threads(1):
+            seen.append(torch.get_num_threads())
+            until()
+        seen.append(torch.get_num_threads())
+
+    def at_once(until=lambda: None):
+        other = threading.Thread(target=run, args=(until,))
+        other.start()
+        other.join()
+
+    seen = []
+    run(lambda: at_once(at_once))
+    assert seen == [1, 1, 1, 2, 2, 2]
+    assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(torch.get_num_threads).result() == 2
 
 
 @pytest.mark.parametrize(("changes", "expected"), [({}, 1), ({"hidden": (3000, 1000)}, 2), ({"threads": 2}, 2)])

@@ -9,7 +9,8 @@ Writes results/ablation/<data>-<method>-<sparsity>.json, from which it goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,8 @@ def ablate(
 
     Returns:
         The content of the file; its table has a row for each change that the file holds, the best first: mean accuracy,
-        and the difference to the recipe on the same splits (mean, standard deviation, p of a paired t-test for
-        splits that overlap).
+        the difference to the recipe on the same splits (mean, standard deviation, p of a paired t-test for splits that
+        overlap), and how many of its runs diverged.
 
     Raises:
         TypeError, ValueError: If a change is not allowed, or the file holds runs of another recipe, or there are no
@@ -119,15 +120,22 @@ def ablate(
     ]
     with Runs(ablation_path(folder, cell, method), __doc__, config, command, tell, processes) as runs:
         runs.results(wanted)
-        scores: dict[str, dict[int, float]] = {}
-        for run in runs.runs:
-            scores.setdefault(run["change"], {})[run["seed"]] = float(run["accuracy"])
-        table = [_row(name, own, scores[_RECIPE]) for name, own in scores.items()]
-        return runs.write(sorted(table, key=lambda row: -row["validation_accuracy"]))
+        return runs.write(_table(runs.runs))
 
 
 def _changed(config: TrainConfig, change: Mapping[str, Any]) -> TrainConfig:
     return TrainConfig.from_dict({**config.to_dict(), **change})
+
+
+def _table(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each change, the best first; one that diverged counts as accuracy 0."""
+    scores: dict[str, dict[int, float]] = {}
+    diverged: Counter[str] = Counter()
+    for run in runs:
+        scores.setdefault(run["change"], {})[run["seed"]] = float(run["accuracy"])
+        diverged[run["change"]] += bool(run.get("diverged"))
+    rows = [_row(name, own, scores[_RECIPE]) | {"diverged": diverged[name]} for name, own in scores.items()]
+    return sorted(rows, key=lambda row: -row["difference"])
 
 
 def _row(name: str, by_split: Mapping[int, float], of_recipe: Mapping[int, float]) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from lpsphere.experiments.runs import mean_and_sd, paired_p_value
 from lpsphere.experiments.table import Cell, command_for, read_results
 from lpsphere.experiments.table_search import search_path
 from lpsphere.text import markdown
+from lpsphere.topology import METHODS
+from lpsphere.training import TrainConfig
+from lpsphere.training.config import changes
 from lpsphere.training.files import replace_text
 
 __all__ = ["render_page", "write_page"]
@@ -39,7 +44,7 @@ _COMMON = ("crop", "flip", "cutout", "average")
 _NETWORK = ("hidden", "epochs", "batch_size", "average")
 """What a search may have been made with that the recipe no longer has."""
 _ENOUGH = 3
-"""Seeds of a method from which on it is told which is better."""
+"""Seeds from which on the means of two methods are compared."""
 _ASSIGNMENT = re.compile(r"\w+=")
 """How a change begins that was given by hand; the usual ones have names."""
 _SCORES = {
@@ -53,16 +58,20 @@ _HEAD = """# Results
 The data sets of [arXiv:2103.16013](https://arxiv.org/abs/2103.16013) at its sparsities and beyond. *Ours* is LpSGD with
 semi-pruning; the others are dense SGD and the [methods](methods.md) of the same names on SGD, on the same network with
 the same epochs, batches and schedule, and the same augmentation and averaging of weights unless a section says
-otherwise. Networks are no larger and trained for no more epochs than the paper's.
+otherwise. Networks are no larger and trained for no more epochs than the paper's. The same epochs are not the same
+work: GMP and ours, whose sparsity climbs, take two to six times the training FLOPs of RigL, SET and static
+([Methods](methods.md#compared)). What is peculiar about the data is in the [README](../README.md#data).
 
 Accuracies are in percent, on the test rows, of the network at the end of training, never of the best epoch: mean ±
 standard deviation, in brackets the number of seeds; a dash: not run. The paper's are single numbers. A mean of ours
 that is higher is **bold**. *Exact*: after every run there were round(N (1 − sparsity)) connections of the N weights
 that are counted (all Linear and Conv weights but the output layer's). Each run's settings, versions and command are in
-its file in `results/table`.
+its file in `results/table`. *Changes* of a recipe, or of what it was before, are tried on parts of the training rows
+that are not trained on, never on test rows: accuracy, and its difference from the recipe's on the same splits, mean ±
+standard deviation, with p of a paired t-test that allows for the overlap of training rows.
 
-`lpsphere reproduce table` trains what is missing and goes on where it was stopped; `lpsphere reproduce page` writes
-this page.
+`lpsphere reproduce table` trains what is missing of the cells and methods that it is given, and goes on where it was
+stopped; `lpsphere reproduce page` writes this page.
 """
 
 
@@ -120,6 +129,7 @@ def _at_a_glance(recipe: Recipe, sparsity: float, table: Table) -> dict[str, str
     if others:
         best = max(others, key=lambda method: _mean(table[method, sparsity]))
         row["best of the others"] = f"{_NAMES[best]} {_score(table[best, sparsity])}"
+    if others and min(len(ours), len(table[best, sparsity])) >= _ENOUGH:
         row["ours less that"] = f"{100 * (_mean(ours) - _mean(table[best, sparsity])):+.2f}"
     return row
 
@@ -128,19 +138,19 @@ def _section(recipe: Recipe, table: Table, searches: Path, seeds: int) -> str:
     sparsities = sorted({*recipe.sparsities, *(target for method, target in table if method != _DENSE)})
     config = recipe.config(_OURS, recipe.sparsities[0])
     sizes = sorted({run["parameters"] for runs in table.values() for run in runs})
-    network = " and ".join(f"{size:,}" for size in sizes) or "no more"
+    network = " and ".join(f"{size:,}" for size in sizes) or "not trained yet"
     recipe_file = f"[Recipe](../src/lpsphere/experiments/recipes/{recipe.data}.yaml)"
     split = " The rows are split anew for each seed, alike for all methods." if recipe.split_by_seed else ""
     parts = [
         f"## {_TITLES[recipe.data]}\n",
         f"Parameters: {network} (paper: {recipe.paper.weights:,}); epochs: {config.epochs} (paper: "
         f"{recipe.paper.epochs}). {recipe_file}.{split} {_searched(recipe, sparsities, searches)}\n",
-        *(f"{told}\n" for told in [_unlike(recipe)] if told),
+        f"{' '.join(filter(None, [_kept(recipe), _unlike(recipe)]))}\n",
         markdown([_against_paper(recipe, sparsity, table.get((_OURS, sparsity), ())) for sparsity in sparsities]),
     ]
     if any(method != _OURS for method, _ in table):
         parts.append(markdown([_against_methods(sparsity, table) for sparsity in sparsities]))
-        parts += [f"{told}\n" for told in [_ahead(sparsities, table)] if told]
+        parts += [f"{told}\n" for told in [_told_apart(sparsities, table)] if told]
     parts += [f"{told}\n" for told in [_precisions(table)] if told]
     more = [name for name in _SCORES if any(name in run for runs in table.values() for run in runs)]
     if "test_auc" in more:
@@ -186,9 +196,11 @@ def _against_methods(sparsity: float, table: Table) -> dict[str, str]:
     return row
 
 
-def _ahead(sparsities: Sequence[float], table: Table) -> str:
-    """Where another method is better than ours beyond the spread of seeds; "" with too few of them to say."""
-    ahead, compared = [], False
+def _told_apart(sparsities: Sequence[float], table: Table) -> str:
+    """Where another method is better or worse than ours beyond the spread of seeds; "" with too few of them to say."""
+    better: list[str] = []
+    worse: list[str] = []
+    compared = False
     for sparsity in sparsities:
         ours = table.get((_OURS, sparsity), ())
         for method in TABLE_METHODS[1:]:
@@ -196,12 +208,15 @@ def _ahead(sparsities: Sequence[float], table: Table) -> str:
             if min(len(ours), len(other)) < _ENOUGH:
                 continue
             compared = True
-            (mean, spread), (best, its_spread) = _mean_and_sd(ours), _mean_and_sd(other)
-            if best - mean > max(spread, its_spread):
-                ahead.append(f"{_NAMES[method]} at {sparsity:g}")
+            (mean, spread), (its_mean, its_spread) = _mean_and_sd(ours), _mean_and_sd(other)
+            if abs(its_mean - mean) > max(spread, its_spread):
+                (better if its_mean > mean else worse).append(f"{_NAMES[method]} at {sparsity:g}")
     if not compared:
         return ""
-    return f"Ahead of ours by more than one standard deviation (the larger of the two): {', '.join(ahead) or 'none'}."
+    return (
+        "By more than one standard deviation, the larger of the two, better than ours: "
+        f"{', '.join(better) or 'none'}; worse: {', '.join(worse) or 'none'}."
+    )
 
 
 def _more_scores(sparsities: Sequence[float], table: Table, names: Sequence[str]) -> list[dict[str, str]]:
@@ -288,6 +303,27 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
+def _kept(recipe: Recipe) -> str:
+    """How methods share the connections out among layers, and among neurons."""
+    densities: dict[str, list[str]] = {}
+    alive = []
+    for method in recipe.methods:
+        if method == _DENSE:
+            continue
+        config, defaults = recipe.config(method, recipe.sparsities[0]), inspect.signature(METHODS[method]).parameters
+        ranking, distribution, least = (
+            getattr(config, name)
+            if getattr(config, name) is not None or name not in defaults
+            else defaults[name].default
+            for name in ("ranking", "distribution", "min_fan_in")
+        )
+        whole = method == _OURS or ranking == "network"
+        densities.setdefault("found over the network" if whole else distribution, []).append(_NAMES[method])
+        alive += [_NAMES[method]] if least else []
+    told = "; ".join(f"{what} for {', '.join(methods)}" for what, methods in densities.items())
+    return f"Densities of the layers: {told}. Every neuron keeps a connection with {', '.join(alive) or 'none'}."
+
+
 def _unlike(recipe: Recipe) -> str:
     """In which settings of training, beside those that are each method's own, methods differ."""
     where: dict[str, list[str]] = {}
@@ -333,9 +369,9 @@ def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> st
                 effort = f"{row['trials']} trials, {row['splits']} splits{final}{with_other}"
                 found.setdefault(effort, []).append(_place(method, sparsity))
     if not found:
-        return "The recipe says where its settings are from."
+        return "Settings were not searched for all methods alike: the recipe says where they are from."
     told = "; ".join(f"{', '.join(places)} ({effort})" for effort, places in found.items())
-    return f"Settings were searched on {_validation(recipe)}: {told}."
+    return f"Settings were searched on {_validation(recipe)}, from those on that the recipe had: {told}."
 
 
 def _validation(recipe: Recipe) -> str:
@@ -346,27 +382,31 @@ def _validation(recipe: Recipe) -> str:
 def _ablation(recipe: Recipe, path: Path) -> str:
     """What was tried about a recipe, helpful or not."""
     record = json.loads(path.read_text(encoding="utf-8"))
+    if not record["table"]:
+        return ""
     method, epochs = record["settings"]["method"], record["settings"]["epochs"]
     sparsity = 0.0 if method == _DENSE else record["settings"]["sparsity"]
-    rows = [
-        {
-            "change": row["change"],
-            "accuracy": f"{100 * row['validation_accuracy']:.2f}",
-            "difference": f"{100 * row['difference']:+.2f}"
-            + (f" ± {100 * row['sd']:.2f}" if row["splits"] > 1 else ""),
-            "splits": str(row["splits"]),
-        }
-        for row in record["table"]
-    ]
-    if not rows:
-        return ""
-    shorter = f" {epochs} epochs;" if epochs != recipe.config(method, sparsity).epochs else ""
-    command = _ablation_command(recipe, method, sparsity, record)
+    now = recipe.config(method, sparsity)
+    shorter = f", {epochs} epochs" if epochs != now.epochs else ""
+    then = changes(TrainConfig.from_dict(record["settings"]), replace(now, epochs=epochs))
+    what = "an earlier recipe" if then else "the recipe"
+    origin = f"It had {then}." if then else f"`{_ablation_command(recipe, method, sparsity, record)}`"
     return (
-        f"What changes of the recipe are worth for {_place(method, sparsity)}, on {_validation(recipe)} that were "
-        f"not trained on:{shorter} accuracy, and its difference from that of the recipe as it was then on the same "
-        f"splits, mean ± standard deviation (`{command}`).\n\n{markdown(rows)}"
+        f"Changes of {what}, {_place(method, sparsity)}{shorter}, on {_validation(recipe)}. {origin}\n\n"
+        f"{markdown([_change(row) for row in record['table']])}"
     )
+
+
+def _change(row: Record) -> dict[str, str]:
+    spread = f" ± {100 * row['sd']:.2f}" if row["splits"] > 1 else ""
+    p_value = "" if row["p_value"] is None else f" (p = {row['p_value']:.2g})"
+    diverged = row.get("diverged", 0)
+    return {
+        "change": row["change"],
+        "accuracy": f"{diverged} diverged" if diverged else f"{100 * row['validation_accuracy']:.2f}",
+        "difference": _NOTHING if diverged else f"{100 * row['difference']:+.2f}{spread}{p_value}",
+        "splits": str(row["splits"]),
+    }
 
 
 def _ablation_command(recipe: Recipe, method: str, sparsity: float, record: Record) -> str:

@@ -65,6 +65,7 @@ class Runs:
         command: The command line, for the record.
         tell: Called with a line after every run.
         processes: How many runs train side by side.
+        start: Where the experiment starts, for the record; a file that says so already keeps its own.
         measure: Says more of each trained network, in plain values; a function of a module, to reach other processes.
 
     Raises:
@@ -79,6 +80,7 @@ class Runs:
         command: str,
         tell: Callable[[str], None],
         processes: int = 1,
+        start: dict[str, Any] | None = None,
         measure: Callable[[Trainer], dict[str, Any]] | None = None,
     ) -> None:
         self.path, self.tell, self.processes, self.measure = path, tell, processes, measure
@@ -87,6 +89,7 @@ class Runs:
             "command": command,
             "versions": versions(),
             "settings": replace(base, data_dir=None).to_dict(),
+            **({} if start is None else {"start": start}),
         }
         self.runs: list[dict[str, Any]] = []
         self._executor: Executor | None = None
@@ -96,6 +99,8 @@ class Runs:
             if saved["versions"] != self.record["versions"]:
                 tell(f"the runs so far are of {saved['versions']}, new ones of {self.record['versions']}")
             self.runs = saved["runs"]
+            if "start" in saved:
+                self.record["start"] = saved["start"]
 
     def __enter__(self) -> Runs:
         return self

@@ -2,8 +2,9 @@
 
 Each trial trains on four fifths of the training rows and is scored on the rest, once a split; the test rows are looked
 at by none. Where a recipe splits the rows anew for each seed, so do the trials: a row that is tested in one split is
-then a training row of others. The first trial is the recipe as it is; then Optuna proposes exponent, learning rates and
-the like. The best of many trials owes some of its score to chance: finalists are scored on more splits to tell.
+then a training row of others. The first trial is the recipe as it was when the search began; then Optuna proposes
+exponent, learning rates and the like. The best of many trials owes some of its score to chance: finalists are scored on
+more splits to tell.
 
 Writes results/table-search/<data>-<method>-<sparsity>.json, from which a search goes on.
 """
@@ -137,12 +138,13 @@ def search_cell(
     def score(runs: Runs, values: Mapping[str, float], splits: int) -> float:
         return _score(runs, replace(recipe, **{**values, **(machine or {})}), values, splits, whole)
 
-    with Runs(search_path(folder, cell, method), __doc__, base, command, tell, processes) as runs:
+    path = search_path(folder, cell, method)
+    with Runs(path, __doc__, base, command, tell, processes, start=_first(recipe, space)) as runs:
         for trial in range(trials):
             if deadline is not None and time.time() >= deadline:
                 return None
             asked = None if trial == 0 or study is None else study.ask()
-            values = _first(recipe, space) if asked is None else _suggested(asked, space)
+            values = runs.record["start"] if asked is None else _suggested(asked, space)
             accuracy = score(runs, values, splits)
             if study is not None and asked is not None:
                 study.tell(asked, accuracy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,9 @@ __all__ = ["threads_for", "using_threads"]
 
 SHORT_STEP = 1e8
 """FLOPs of a step that is over before a second thread has paid for itself."""
+_LOCK = threading.Lock()
+_inside, _outside = 0, 0
+"""How many compute with another number of threads at the moment, and how many threads there are without them."""
 
 
 def threads_for(model: nn.Module, example: Tensor, batch_size: int) -> int | None:
@@ -34,12 +38,23 @@ def threads_for(model: nn.Module, example: Tensor, batch_size: int) -> int | Non
 
 @contextmanager
 def using_threads(count: int | None) -> Iterator[None]:
-    """Compute with so many threads, and afterwards with as many as before; None: change nothing."""
-    before = torch.get_num_threads()
-    if count is not None:
+    """Compute with so many threads, and afterwards with as many as before; None: change nothing.
+
+    Several of the program's own threads may do it side by side, but none within another. torch's number is the whole
+    process's: what it was before the first of them is what each leaves behind.
+    """
+    global _inside, _outside
+    if count is None:
+        yield
+        return
+    with _LOCK:
+        if not _inside:
+            _outside = torch.get_num_threads()
+        _inside += 1
         torch.set_num_threads(count)
     try:
         yield
     finally:
-        if count is not None:
-            torch.set_num_threads(before)
+        with _LOCK:
+            _inside -= 1
+            torch.set_num_threads(_outside)

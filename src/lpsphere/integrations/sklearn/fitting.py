@@ -135,18 +135,21 @@ class Training:
         Raises:
             FloatingPointError: If it is not finite.
         """
+        with using_threads(self.threads):
+            return self._epoch(rows, number, factor)
+
+    def _epoch(self, rows: Rows, number: int, factor: Callable[[float], float]) -> float:
         self.model.train()
         losses = []
-        with using_threads(self.threads):
-            for taken in batches(len(rows), self.config.batch_size, self.config.seed, number):
-                set_learning_rates(self.optimizer, self.peaks, factor(self.step / self.total_steps))
-                loss = self.loss(self.model(rows.x[taken]), rows.y[taken])
-                mean = loss.mean() if rows.weight is None else (loss * rows.weight[taken]).mean()
-                torch.autograd.backward(mean)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-                losses.append(mean.detach())
-                self.step += 1
+        for taken in batches(len(rows), self.config.batch_size, self.config.seed, number):
+            set_learning_rates(self.optimizer, self.peaks, factor(self.step / self.total_steps))
+            loss = self.loss(self.model(rows.x[taken]), rows.y[taken])
+            mean = loss.mean() if rows.weight is None else (loss * rows.weight[taken]).mean()
+            torch.autograd.backward(mean)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            losses.append(mean.detach())
+            self.step += 1
         total = float(torch.stack(losses).double().mean())
         if not math.isfinite(total):
             raise FloatingPointError(f"the training loss is {total}: training diverged. Lower lr or other_lr")
@@ -170,10 +173,20 @@ class Training:
             patience: Epochs without a better score after which to stop.
             report: Called after every epoch.
         """
+        with using_threads(self.threads):
+            return self._fit(rows, score, patience, report)
+
+    def _fit(
+        self,
+        rows: Rows,
+        score: Callable[[], float] | None,
+        patience: int,
+        report: Callable[[History], None],
+    ) -> History:
         history, best, waited = History(), None, 0
         begin = 0 if self.topology is None else self.topology.schedule.last
         for number in range(self.config.epochs):
-            history.losses.append(self.epoch(rows, number, SCHEDULES[self.config.schedule]))
+            history.losses.append(self._epoch(rows, number, SCHEDULES[self.config.schedule]))
             if score is not None:
                 history.scores.append(score())
             report(history)
