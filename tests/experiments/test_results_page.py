@@ -227,9 +227,11 @@ def test_few_seeds_tell_nothing_apart(page):
 
 
 def test_how_methods_share_connections_out_is_told(page, wine_table):
-    assert "Densities of the layers: found over the network for ours; uniform for SET. Every neuron keeps a" in page()
-    wine_table.methods["set"][None] |= {"distribution": "erk", "min_fan_in": 1}
-    assert "ours; erk for SET. Every neuron keeps a connection with ours, SET." in page()
+    told = "found over the network for ours; uniform for SET; every neuron keeps a connection with ours."
+    assert f"Densities of the layers at 0.5, 0.8: {told}" in page()
+    wine_table.methods["set"][0.8] = {"distribution": "erk", "min_fan_in": 1}
+    assert f"Densities of the layers at 0.5: {told} Densities of the layers at 0.8: found over the net" in page()
+    assert "ours; erk for SET; every neuron keeps a connection with ours, SET." in page()
 
 
 def test_searches_are_told_with_their_effort(page):

@@ -20,6 +20,7 @@ from lpsphere.topology import METHODS
 from lpsphere.training import TrainConfig
 from lpsphere.training.config import changes
 from lpsphere.training.files import replace_text
+from lpsphere.training.setup import given_settings
 
 __all__ = ["render_page", "write_page"]
 
@@ -305,23 +306,27 @@ def _time(seconds: float) -> str:
 
 def _kept(recipe: Recipe) -> str:
     """How methods share the connections out among layers, and among neurons."""
+    where: dict[str, list[str]] = {}
+    for sparsity in recipe.sparsities:
+        where.setdefault(_kept_at(recipe, sparsity), []).append(f"{sparsity:g}")
+    return " ".join(
+        f"Densities of the layers at {', '.join(sparsities)}: {told}." for told, sparsities in where.items()
+    )
+
+
+def _kept_at(recipe: Recipe, sparsity: float) -> str:
     densities: dict[str, list[str]] = {}
     alive = []
     for method in recipe.methods:
         if method == _DENSE:
             continue
-        config, defaults = recipe.config(method, recipe.sparsities[0]), inspect.signature(METHODS[method]).parameters
-        ranking, distribution, least = (
-            getattr(config, name)
-            if getattr(config, name) is not None or name not in defaults
-            else defaults[name].default
-            for name in ("ranking", "distribution", "min_fan_in")
-        )
-        whole = method == _OURS or ranking == "network"
-        densities.setdefault("found over the network" if whole else distribution, []).append(_NAMES[method])
-        alive += [_NAMES[method]] if least else []
+        values = {name: parameter.default for name, parameter in inspect.signature(METHODS[method]).parameters.items()}
+        values |= given_settings(recipe.config(method, sparsity))
+        whole = method == _OURS or values.get("ranking") == "network"
+        densities.setdefault("found over the network" if whole else values["distribution"], []).append(_NAMES[method])
+        alive += [_NAMES[method]] if values["min_fan_in"] else []
     told = "; ".join(f"{what} for {', '.join(methods)}" for what, methods in densities.items())
-    return f"Densities of the layers: {told}. Every neuron keeps a connection with {', '.join(alive) or 'none'}."
+    return f"{told}; every neuron keeps a connection with {', '.join(alive) or 'none'}"
 
 
 def _unlike(recipe: Recipe) -> str:
