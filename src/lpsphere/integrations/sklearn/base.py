@@ -43,6 +43,7 @@ from lpsphere.sparse import compact
 from lpsphere.training.config import TrainConfig
 from lpsphere.training.evaluation import outputs_of
 from lpsphere.training.setup import method_settings
+from lpsphere.training.threads import using_threads
 
 __all__ = ["LpSphereEstimator"]
 
@@ -176,7 +177,8 @@ class LpSphereEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         rows = self._rows(x, y, weights)
         training = self._training(config, rows, again)
         score = None if held is None else self._scorer(training, *held)
-        history = training.fit(rows, score, self.n_iter_no_change, self._reporter(training))
+        with using_threads(training.threads):
+            history = training.fit(rows, score, self.n_iter_no_change, self._reporter(training))
         self.loss_curve_, self.n_iter_ = history.losses, len(history.losses)
         self.validation_scores_, self.best_validation_score_ = history.scores or None, history.best
         self._online: dict[str, Any] | None = None
@@ -197,7 +199,9 @@ class LpSphereEstimator(BaseEstimator, ABC):  # type: ignore[misc]
         config = replace(self._with_lengths(config, x.shape[0]), seed=self._seed)
         rows = self._rows(x, y, weights)
         training = self._online_training(config, rows, first)
-        self.loss_curve_ = [*self.loss_curve_, training.epoch(rows, self.n_iter_, lambda progress: _ONLINE_FACTOR)]
+        with using_threads(training.threads):
+            loss = training.epoch(rows, self.n_iter_, lambda progress: _ONLINE_FACTOR)
+        self.loss_curve_ = [*self.loss_curve_, loss]
         self.n_iter_ += 1
         self._online = {"method": training.config.method, **training.state_dict()}
         self._finish(training)

@@ -19,7 +19,7 @@ from lpsphere.training.batches import batches
 from lpsphere.training.config import TrainConfig
 from lpsphere.training.learning_rate import SCHEDULES, set_learning_rates
 from lpsphere.training.setup import make_optimizer, make_topology
-from lpsphere.training.threads import threads_for, using_threads
+from lpsphere.training.threads import threads_for
 
 __all__ = ["History", "Rows", "Training", "auto_batch_size", "auto_epochs", "new_network", "put_masks"]
 
@@ -92,6 +92,9 @@ class Training:
         total_steps: Optimizer steps of the whole training.
         more: Further arguments of the method, such as ``initial_sparsity="keep"``.
 
+    Attributes:
+        threads: For `using_threads` while it trains.
+
     Raises:
         TypeError, ValueError: If the method does not take a setting, or its value.
     """
@@ -135,10 +138,6 @@ class Training:
         Raises:
             FloatingPointError: If it is not finite.
         """
-        with using_threads(self.threads):
-            return self._epoch(rows, number, factor)
-
-    def _epoch(self, rows: Rows, number: int, factor: Callable[[float], float]) -> float:
         self.model.train()
         losses = []
         for taken in batches(len(rows), self.config.batch_size, self.config.seed, number):
@@ -173,20 +172,10 @@ class Training:
             patience: Epochs without a better score after which to stop.
             report: Called after every epoch.
         """
-        with using_threads(self.threads):
-            return self._fit(rows, score, patience, report)
-
-    def _fit(
-        self,
-        rows: Rows,
-        score: Callable[[], float] | None,
-        patience: int,
-        report: Callable[[History], None],
-    ) -> History:
         history, best, waited = History(), None, 0
         begin = 0 if self.topology is None else self.topology.schedule.last
         for number in range(self.config.epochs):
-            history.losses.append(self._epoch(rows, number, SCHEDULES[self.config.schedule]))
+            history.losses.append(self.epoch(rows, number, SCHEDULES[self.config.schedule]))
             if score is not None:
                 history.scores.append(score())
             report(history)
