@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import shlex
@@ -16,11 +15,10 @@ from lpsphere.experiments.runs import mean_and_sd, paired_p_value
 from lpsphere.experiments.table import Cell, command_for, read_results
 from lpsphere.experiments.table_search import search_path
 from lpsphere.text import markdown
-from lpsphere.topology import METHODS
 from lpsphere.training import TrainConfig
 from lpsphere.training.config import changes
 from lpsphere.training.files import replace_text
-from lpsphere.training.setup import given_settings
+from lpsphere.training.setup import given_settings, method_settings
 
 __all__ = ["render_page", "write_page"]
 
@@ -60,8 +58,8 @@ The data sets of [arXiv:2103.16013](https://arxiv.org/abs/2103.16013) at its spa
 semi-pruning; the others are dense SGD and the [methods](methods.md) of the same names on SGD, on the same network with
 the same epochs, batches and schedule, and the same augmentation and averaging of weights unless a section says
 otherwise. Networks are no larger and trained for no more epochs than the paper's. The same epochs are not the same
-work: GMP and ours, whose sparsity climbs, take two to six times the training FLOPs of RigL, SET and static
-([Methods](methods.md#compared)). What is peculiar about the data is in the [README](../README.md#data).
+work: GMP and ours, whose sparsity climbs, take several times the training FLOPs of RigL, SET and static
+([Methods](methods.md#compared) has figures). What is peculiar about the data is in the [README](../README.md#data).
 
 Accuracies are in percent, on the test rows, of the network at the end of training, never of the best epoch: mean ±
 standard deviation, in brackets the number of seeds; a dash: not run. The paper's are single numbers. A mean of ours
@@ -248,7 +246,11 @@ def _difference(pairs: Sequence[tuple[float, float]], overlap: float) -> str:
         return _NOTHING
     mean, spread = mean_and_sd([a - b for a, b in pairs])
     p_value = paired_p_value([a for a, _ in pairs], [b for _, b in pairs], overlap)
-    return f"{100 * mean:+.2f} ± {100 * spread:.2f}" + ("" if p_value is None else f" (p = {p_value:.2g})")
+    return f"{100 * mean:+.2f} ± {100 * spread:.2f}{_chance(p_value)}"
+
+
+def _chance(p_value: float | None) -> str:
+    return "" if p_value is None else f" (p = {p_value:.2g})"
 
 
 def _place(method: str, sparsity: float) -> str:
@@ -320,8 +322,7 @@ def _kept_at(recipe: Recipe, sparsity: float) -> str:
     for method in recipe.methods:
         if method == _DENSE:
             continue
-        values = {name: parameter.default for name, parameter in inspect.signature(METHODS[method]).parameters.items()}
-        values |= given_settings(recipe.config(method, sparsity))
+        values = method_settings(method) | given_settings(recipe.config(method, sparsity))
         whole = method == _OURS or values.get("ranking") == "network"
         densities.setdefault("found over the network" if whole else values["distribution"], []).append(_NAMES[method])
         alive += [_NAMES[method]] if values["min_fan_in"] else []
@@ -404,12 +405,11 @@ def _ablation(recipe: Recipe, path: Path) -> str:
 
 def _change(row: Record) -> dict[str, str]:
     spread = f" ± {100 * row['sd']:.2f}" if row["splits"] > 1 else ""
-    p_value = "" if row["p_value"] is None else f" (p = {row['p_value']:.2g})"
     diverged = row.get("diverged", 0)
     return {
         "change": row["change"],
         "accuracy": f"{diverged} diverged" if diverged else f"{100 * row['validation_accuracy']:.2f}",
-        "difference": _NOTHING if diverged else f"{100 * row['difference']:+.2f}{spread}{p_value}",
+        "difference": _NOTHING if diverged else f"{100 * row['difference']:+.2f}{spread}{_chance(row['p_value'])}",
         "splits": str(row["splits"]),
     }
 

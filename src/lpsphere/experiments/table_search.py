@@ -11,7 +11,6 @@ Writes results/table-search/<data>-<method>-<sparsity>.json, from which a search
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -27,8 +26,8 @@ from lpsphere.experiments.runs import Run, Runs
 from lpsphere.experiments.search import load_optuna, new_study
 from lpsphere.experiments.table import Cell, command_for
 from lpsphere.theory import p_for_training
-from lpsphere.topology import METHODS
 from lpsphere.training import TrainConfig
+from lpsphere.training.setup import method_settings
 
 __all__ = ["FINAL", "Span", "search_cell", "search_path", "spaces"]
 
@@ -174,7 +173,7 @@ def _first(config: TrainConfig, space: Mapping[str, Span]) -> dict[str, float]:
         if value == "auto":
             value = p_for_training(config.sparsity)
         if value is None:
-            value = inspect.signature(METHODS[config.method]).parameters[name].default
+            value = method_settings(config.method)[name]
         values[name] = float(value)
     return values
 

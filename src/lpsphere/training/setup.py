@@ -137,12 +137,13 @@ def precision(config: TrainConfig, cuda: bool) -> str:
     return "bf16" if native else "no"
 
 
-def method_settings(method: str) -> list[str]:
-    """The settings of a configuration that one method takes and another may not; none for "dense"."""
+def method_settings(method: str) -> dict[str, Any]:
+    """The settings of a configuration that a method takes and another may not, with its defaults; none for "dense"."""
     if method == "dense":
-        return []
+        return {}
     names = {entry.name for entry in fields(TrainConfig)} - {"model", "optimizer", "sparsity", "include_last", "seed"}
-    return [name for name in inspect.signature(METHODS[method]).parameters if name in names]
+    parameters = inspect.signature(METHODS[method]).parameters
+    return {name: parameter.default for name, parameter in parameters.items() if name in names}
 
 
 def given_settings(config: TrainConfig) -> dict[str, Any]:
