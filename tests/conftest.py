@@ -39,7 +39,7 @@ def two_threads():
 @pytest.fixture
 def wine_table(monkeypatch):
     """Make wine the only data set of the benchmark table; returns its recipe."""
-    from lpsphere.experiments import ablation, recipes, results_page, table, table_search
+    from lpsphere.experiments import ablation, ablation_page, recipe_words, recipes, results_page, table, table_search
 
     recipe = recipes.parse_recipe("wine", WINE)
 
@@ -48,9 +48,9 @@ def wine_table(monkeypatch):
             raise ValueError(f"the table has no data set {data!r}: choose from wine")
         return recipe
 
-    for module in (ablation, table, table_search, results_page):
+    for module in (ablation, ablation_page, table, table_search, results_page):
         monkeypatch.setattr(module, "load_recipe", load_recipe)
-    monkeypatch.setattr(table, "DATA", ("wine",))
-    monkeypatch.setattr(results_page, "DATA", ("wine",))
-    monkeypatch.setitem(results_page._TITLES, "wine", "Wine")
+    for module in (ablation_page, results_page, table):
+        monkeypatch.setattr(module, "DATA", ("wine",))
+    monkeypatch.setitem(recipe_words.TITLES, "wine", "Wine")
     return recipe

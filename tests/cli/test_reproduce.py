@@ -73,12 +73,12 @@ def test_the_page_is_written_from_the_results(wine_table, lpsphere, tmp_path):
     lpsphere(*CELL, "--seeds", 1)
     status, out, err = lpsphere("reproduce", "page", "--seeds", 1)
     assert (status, err) == (0, "")
-    assert "page: docs/results.md" in out
+    assert "page: docs/results.md\npage: docs/ablations.md\n" in out
     text = (tmp_path / "docs" / "results.md").read_text()
     assert "## Wine" in text
     assert "(1)" in text
-    assert lpsphere("reproduce", "page", "--seeds", 1, "--out", "page.md")[0] == 0
-    assert (tmp_path / "page.md").read_text() == text
+    assert lpsphere("reproduce", "page", "--seeds", 1, "--out", "pages")[0] == 0
+    assert (tmp_path / "pages" / "results.md").read_text() == text
 
 
 @pytest.mark.parametrize(

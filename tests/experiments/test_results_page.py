@@ -51,9 +51,7 @@ def page(wine_table, tmp_path):
         for name, table in searches:
             settings = {"hidden": [16, 16], "epochs": 3, "batch_size": 32, "average": 0}
             (searched / f"{name}.json").write_text(json.dumps({"table": table, "settings": settings, "runs": []}))
-        return write_page(
-            tmp_path / "docs" / "results.md", results, searched, tmp_path / "ablations", seeds
-        ).read_text()
+        return write_page(tmp_path / "docs" / "results.md", results, searched, seeds).read_text()
 
     return write
 
@@ -258,65 +256,8 @@ def test_a_search_with_another_network_is_told(page, wine_table, monkeypatch):
     assert "SET at 0.8 (16 trials, 2 splits, with hidden=[16, 16])." in text
 
 
-@pytest.fixture
-def tried(tmp_path, wine_table, page):
-    """Keep an ablation, write the page, read the words and the table at its end."""
-
-    def write(rows, method="semi-pruning", sparsity=0.8, **then):
-        config = replace(wine_table.config(method, sparsity), **then)
-        content = {"table": rows, "settings": config.to_dict()}
-        (tmp_path / "ablations").mkdir(exist_ok=True)
-        (tmp_path / "ablations" / f"wine-{method}-{sparsity:g}.json").write_text(json.dumps(content))
-        text = page(record())
-        return re.findall(r"^Changes.*$", text, flags=re.MULTILINE)[-1], tables(text)[-1]
-
-    return write
-
-
-CHANGE = {
-    "change": "lr=0.2",
-    "validation_accuracy": 0.95,
-    "difference": 0.01,
-    "sd": 0.005,
-    "p_value": 0.04,
-    "splits": 4,
-    "diverged": 0,
-}
-
-
-def test_what_was_tried_about_a_recipe_is_told_with_its_command(tried):
-    more = {**CHANGE, "change": "p=1.5", "difference": -0.01, "splits": 1, "p_value": None}
-    words, rows = tried([CHANGE, more], epochs=7)
-    assert words == (
-        "Changes of the recipe, ours at 0.8, 7 epochs, on parts of the training rows of the splits (a row that one of "
-        "them tests is a training row of others). `lpsphere reproduce ablation --cells wine:0.8 --epochs 7 --splits 4 "
-        "--change lr=0.2 --change p=1.5`"
-    )
-    assert rows[0] == {"change": "lr=0.2", "accuracy": "95.00", "difference": "+1.00 ± 0.50 (p = 0.04)", "splits": "4"}
-    assert rows[1]["difference"] == "-1.00"
-
-
-def test_the_command_of_an_ablation_names_the_method_and_no_usual_changes(tried):
-    rows = [{**CHANGE, "change": change} for change in ("the recipe", "hidden=[8, 8]", "p = 2")]
-    words, _ = tried(rows, "dense", 0.0)
-    command = "lpsphere reproduce ablation --cells wine --methods dense --splits 4 --change 'hidden=[8, 8]'"
-    assert words.startswith("Changes of the recipe, dense SGD, on parts")
-    assert words.endswith(f"`{command}`")
-
-
-def test_what_was_tried_about_an_earlier_recipe_is_told_with_what_that_was(tried):
-    words, _ = tried([CHANGE], p=1.5, threads=2)
-    assert words.startswith("Changes of an earlier recipe, ours at 0.8, on parts")
-    assert words.endswith("It had p 1.5 (now 1.2).")
-
-
-def test_a_change_that_diverged_has_no_accuracy(tried):
-    _, (row,) = tried([{**CHANGE, "validation_accuracy": 0.47, "diverged": 2}])
-    assert (row["accuracy"], row["difference"]) == ("2 diverged", "–")
-
-
 def test_the_page_of_all_data_sets_lists_what_the_paper_has(tmp_path):
-    text = render_page(read_results(tmp_path), tmp_path, tmp_path / "ablations", 5)
+    text = render_page(read_results(tmp_path), tmp_path, 5)
     assert len(re.findall(r"^## ", text, flags=re.MULTILINE)) == 7
     assert [row["paper"] for row in tables(text)[0]][:3] == ["95.33", "92.33", "97.55"]
     commands = re.findall(r"--cells (\S+) ", text)
@@ -324,9 +265,7 @@ def test_the_page_of_all_data_sets_lists_what_the_paper_has(tmp_path):
 
 
 def test_the_page_is_that_of_the_results():
-    text = render_page(
-        read_results(ROOT / "results" / "table"), ROOT / "results" / "table-search", ROOT / "results" / "ablation", 5
-    )
+    text = render_page(read_results(ROOT / "results" / "table"), ROOT / "results" / "table-search", 5)
     assert text == (ROOT / "docs" / "results.md").read_text(encoding="utf-8"), "lpsphere reproduce page writes it anew"
 
 
@@ -334,3 +273,28 @@ def test_the_cells_that_the_page_names_in_its_commands_exist():
     named = re.findall(r"--cells (\S+)", (ROOT / "docs" / "results.md").read_text(encoding="utf-8"))
     assert named
     assert all(parse_cells(cells) for cells in named)
+
+
+def test_pictures_are_drawn_of_what_has_several_sparsities_with_enough_seeds(page, tmp_path):
+    runs = [record(target=target, seed=i) for target in (0.8, 0.9) for i in range(3)]
+    picture = tmp_path / "results" / "wine.png"
+    assert "![" not in page(*runs[:5])
+    assert not picture.exists()
+    assert "![Accuracy against sparsity on Wine](../results/table/wine.png)\n" in page(*runs)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_shows_all_methods_the_paper_and_dense_training(wine_table):
+    runs = [record(target=target) for target in (0.5, 0.8)] + [record("set"), record("dense", 0.0, accuracy=0.7)]
+    table = {(run["method"], run["target"]): [run] for run in runs}
+    (axes,) = results_page._picture(wine_table, table).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["dense SGD", "ours", "SET", "paper"]
+    lines = [container.lines[0].get_ydata().tolist() for container in axes.containers]
+    assert lines == [[90.0, 90.0], [90.0], [50.0, pytest.approx(99.9)]]
+    assert axes.lines[-1].get_ydata()[0] == 70.0
+
+
+def test_the_pictures_of_the_page_exist():
+    pictures = re.findall(r"!\[.*\]\((.*)\)", (ROOT / "docs" / "results.md").read_text(encoding="utf-8"))
+    assert len(pictures) == 3
+    assert all((ROOT / "docs" / picture).is_file() for picture in pictures)

@@ -15,6 +15,7 @@ from lpsphere.cli import words
 from lpsphere.cli.show import show_table
 from lpsphere.cli.words import DATA, METHOD, RUN, TRAINING, console
 from lpsphere.experiments.ablation import ablate, ablation_path
+from lpsphere.experiments.ablation_page import write_ablation_page
 from lpsphere.experiments.digits import digits
 from lpsphere.experiments.grow_init import grow_init
 from lpsphere.experiments.recipes import DATA as TABLE_DATA
@@ -43,7 +44,7 @@ _EXPERIMENTS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 _SEARCHES = Path("results/table-search")
 _ABLATIONS = Path("results/ablation")
-_PAGE = Path("docs/results.md")
+_PAGES = Path("docs")
 _TAKES = {
     "table": (
         "--cells", "--data-dir", "--methods", "--seeds", "--device", "--search", "--trials", "--splits", "--finalists",
@@ -64,8 +65,8 @@ def reproduce(
         typer.Argument(
             help="digits: sparsity 0.9 against dense SGD; sparsity: accuracy against sparsity for several p; "
             "grow-init: where new connections start; table: the paper's data sets at its sparsities and beyond; "
-            "ablation: its recipes with one setting changed at a time; page: docs/results.md from the results of the "
-            "table.",
+            "ablation: its recipes with one setting changed at a time; page: docs/results.md and "
+            "docs/ablations.md from the results of the two.",
             metavar="WHAT",
         ),
     ],
@@ -153,8 +154,8 @@ def reproduce(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="JSON file of the results; table, ablation: their folder; page: its file. [default: "
-            "results/WHAT.json, results/table, results/table-search, results/ablation, docs/results.md]",
+            help="JSON file of the results; table, ablation, page: a folder. [default: results/WHAT.json, "
+            "results/table, results/table-search, results/ablation, docs]",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -193,7 +194,7 @@ def reproduce(
     machine = {"device": device or "auto", "data_dir": data_dir, "threads": _threads(processes or 1)}
     with words.stoppable():
         if what == "page":
-            _tell(f"page: [bold]{write_page(out or _PAGE, Places().results, _SEARCHES, _ABLATIONS, seeds or 5)}[/bold]")
+            _pages(out or _PAGES, seeds or 5)
         elif what == "ablation":
             _ablation(
                 cells_of_methods(parse_cells(cells), parse_methods(methods)), out or _ABLATIONS, splits or 5,
@@ -276,6 +277,11 @@ def _table(
     _tell(f"results: [bold]{places.results}[/bold]")
     if left:
         _go_on(f"{left} of {len(runs)} runs are left")
+
+
+def _pages(folder: Path, seeds: int) -> None:
+    _tell(f"page: [bold]{write_page(folder / 'results.md', Places().results, _SEARCHES, seeds)}[/bold]")
+    _tell(f"page: [bold]{write_ablation_page(folder / 'ablations.md', _ABLATIONS)}[/bold]")
 
 
 def _search(

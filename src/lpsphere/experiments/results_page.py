@@ -1,51 +1,46 @@
-"""The page of the benchmark table: docs/results.md from the results files. Reads results; writes that page alone."""
+"""The page of the benchmark table: docs/results.md from the results files, with pictures beside these.
+
+Reads results; writes that page and its pictures alone.
+"""
 
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from matplotlib.figure import Figure
+
+from lpsphere.experiments.plots import accuracy_against_sparsity, save_figure
+from lpsphere.experiments.recipe_words import (
+    DENSE,
+    NAMES,
+    NOTHING,
+    OURS,
+    TITLES,
+    Record,
+    chance,
+    densities,
+    differences,
+    place,
+    validation,
+)
 from lpsphere.experiments.recipes import DATA, TABLE_METHODS, Recipe, load_recipe
 from lpsphere.experiments.runs import mean_and_sd, paired_p_value
 from lpsphere.experiments.table import Cell, command_for, read_results
 from lpsphere.experiments.table_search import search_path
 from lpsphere.text import markdown
-from lpsphere.training import TrainConfig
-from lpsphere.training.config import changes
 from lpsphere.training.files import replace_text
-from lpsphere.training.setup import given_settings, method_settings
 
 __all__ = ["render_page", "write_page"]
 
-Record = Mapping[str, Any]
 Table = Mapping[tuple[str, float], Sequence[Record]]
 """The runs of a data set by method and target sparsity, each by its seed."""
 
-_OURS, _DENSE, _NOTHING = "semi-pruning", "dense", "–"
-_TITLES = {
-    "dna": "DNA",
-    "mushroom": "Mushroom",
-    "climate": "Climate",
-    "mnist": "MNIST",
-    "fashion-mnist": "Fashion-MNIST",
-    "cifar-10": "CIFAR-10",
-    "tiny-imagenet": "Tiny ImageNet",
-}
-_NAMES = {_OURS: "ours", _DENSE: "dense SGD", "static": "static", "set": "SET", "rigl": "RigL", "snip": "SNIP"}
-_NAMES["gmp"] = "GMP"
-_COMMON = ("crop", "flip", "cutout", "average")
-"""Settings that are the same for all methods unless the page says otherwise; tests hold the others to that."""
 _NETWORK = ("hidden", "epochs", "batch_size", "average")
 """What a search may have been made with that the recipe no longer has."""
 _ENOUGH = 3
 """Seeds from which on the means of two methods are compared."""
-_ASSIGNMENT = re.compile(r"\w+=")
-"""How a change begins that was given by hand; the usual ones have names."""
 _SCORES = {
     "test_accuracy": "accuracy",
     "test_balanced_accuracy": "balanced accuracy",
@@ -65,23 +60,20 @@ Accuracies are in percent, on the test rows, of the network at the end of traini
 standard deviation, in brackets the number of seeds; a dash: not run. The paper's are single numbers. A mean of ours
 that is higher is **bold**. *Exact*: after every run there were round(N (1 − sparsity)) connections of the N weights
 that are counted (all Linear and Conv weights but the output layer's). Each run's settings, versions and command are in
-its file in `results/table`. *Changes* of a recipe, or of what it was before, are tried on parts of the training rows
-that are not trained on, never on test rows: accuracy, and its difference from the recipe's on the same splits, mean ±
-standard deviation, with p of a paired t-test that allows for the overlap of training rows.
+its file in `results/table`. What was tried to find the recipes: [What was tried](ablations.md).
 
 `lpsphere reproduce table` trains what is missing of the cells and methods that it is given, and goes on where it was
 stopped; `lpsphere reproduce page` writes this page.
 """
 
 
-def write_page(path: Path, results: Path, searches: Path, ablations: Path, seeds: int) -> Path:
-    """Write the page; without new results it stays the same to the byte.
+def write_page(path: Path, results: Path, searches: Path, seeds: int) -> Path:
+    """Write the page, and a picture of each data set beside its results; the text of the same results is the same.
 
     Args:
         path: The page.
         results: Folder of the results of the table.
         searches: Folder of the searches for its settings.
-        ablations: Folder of the ablations of its recipes.
         seeds: Seeds that each cell is to have: commands are given for those that have fewer.
 
     Returns:
@@ -90,72 +82,103 @@ def write_page(path: Path, results: Path, searches: Path, ablations: Path, seeds
     Raises:
         ValueError: If a file is no result, or runs of one cell have different settings.
     """
-    text = render_page(read_results(results), searches, ablations, seeds)
+    records = read_results(results)
+    text = render_page(records, searches, seeds)
+    for data, table in _tables(records).items():
+        if _pictured(table):
+            save_figure(results / f"{data}.png", _picture(load_recipe(data), table))
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, text)
     return path
 
 
-def render_page(records: Sequence[Record], searches: Path, ablations: Path, seeds: int) -> str:
+def render_page(records: Sequence[Record], searches: Path, seeds: int) -> str:
     """The page as Markdown; see `write_page`."""
     overview, sections = [], []
-    for data in DATA:
-        own: dict[tuple[str, float], list[Record]] = {}
-        for record in records:
-            if record["data"] == data:
-                own.setdefault((record["method"], record["target"]), []).append(record)
-        for runs in own.values():
-            _check_alike(runs)
+    for data, table in _tables(records).items():
         recipe = load_recipe(data)
-        overview += [_at_a_glance(recipe, sparsity, own) for method, sparsity in sorted(own) if method == _OURS]
-        sections.append(_section(recipe, own, searches, seeds))
-        sections += [_ablation(recipe, path) for path in sorted(ablations.glob(f"{data}-*.json"))]
+        overview += [_at_a_glance(recipe, sparsity, table) for method, sparsity in sorted(table) if method == OURS]
+        sections.append(_section(recipe, table, searches, seeds))
     return "\n".join([_HEAD, *(["## At a glance\n", markdown(overview)] if overview else []), *sections])
 
 
+def _tables(records: Sequence[Record]) -> dict[str, Table]:
+    """The runs of every data set, with or without results."""
+    tables: dict[str, dict[tuple[str, float], list[Record]]] = {data: {} for data in DATA}
+    for record in records:
+        tables[record["data"]].setdefault((record["method"], record["target"]), []).append(record)
+    for runs in (runs for table in tables.values() for runs in table.values()):
+        _check_alike(runs)
+    return dict(tables)
+
+
+def _pictured(table: Table) -> bool:
+    """Whether there is something to look at: several sparsities of ours with enough seeds."""
+    return sum(method == OURS and len(runs) >= _ENOUGH for (method, _), runs in table.items()) > 1
+
+
+def _picture(recipe: Recipe, table: Table) -> Figure:
+    """Accuracy against sparsity of all methods and of the paper, with dense training as a band."""
+    rows = [
+        {"method": NAMES[method], "target": sparsity, "test_accuracy": mean, "test_accuracy_sd": spread}
+        for method in TABLE_METHODS
+        for sparsity in sorted(target for name, target in table if name == method)
+        for mean, spread in [_mean_and_sd(table[method, sparsity])]
+    ]
+    band = next((row for row in rows if row["method"] == NAMES[DENSE]), None)
+    rows = [row for row in rows if row is not band]
+    rows += [
+        {"method": "paper", "target": sparsity, "test_accuracy": accuracy, "test_accuracy_sd": 0.0}
+        for sparsity, accuracy in sorted(recipe.paper.accuracy.items())
+    ]
+    return accuracy_against_sparsity(rows, TITLES[recipe.data], band=band, baseline="paper")
+
+
 def _at_a_glance(recipe: Recipe, sparsity: float, table: Table) -> dict[str, str]:
-    ours = table[_OURS, sparsity]
-    others = [method for method, target in table if target == sparsity and method not in (_OURS, _DENSE)]
+    ours = table[OURS, sparsity]
+    others = [method for method, target in table if target == sparsity and method not in (OURS, DENSE)]
     row = {
-        "data": _TITLES[recipe.data],
+        "data": TITLES[recipe.data],
         "sparsity": f"{sparsity:g}",
         "ours": _score(ours),
         "paper": _published(recipe, sparsity),
-        "dense SGD": _score(table.get((_DENSE, 0.0), ())),
-        "best of the others": _NOTHING,
-        "ours less that": _NOTHING,
+        "dense SGD": _score(table.get((DENSE, 0.0), ())),
+        "best of the others": NOTHING,
+        "ours less that": NOTHING,
     }
     if others:
         best = max(others, key=lambda method: _mean(table[method, sparsity]))
-        row["best of the others"] = f"{_NAMES[best]} {_score(table[best, sparsity])}"
+        row["best of the others"] = f"{NAMES[best]} {_score(table[best, sparsity])}"
     if others and min(len(ours), len(table[best, sparsity])) >= _ENOUGH:
         row["ours less that"] = f"{100 * (_mean(ours) - _mean(table[best, sparsity])):+.2f}"
     return row
 
 
 def _section(recipe: Recipe, table: Table, searches: Path, seeds: int) -> str:
-    sparsities = sorted({*recipe.sparsities, *(target for method, target in table if method != _DENSE)})
-    config = recipe.config(_OURS, recipe.sparsities[0])
+    sparsities = sorted({*recipe.sparsities, *(target for method, target in table if method != DENSE)})
+    config = recipe.config(OURS, recipe.sparsities[0])
     sizes = sorted({run["parameters"] for runs in table.values() for run in runs})
     network = " and ".join(f"{size:,}" for size in sizes) or "not trained yet"
     recipe_file = f"[Recipe](../src/lpsphere/experiments/recipes/{recipe.data}.yaml)"
     split = " The rows are split anew for each seed, alike for all methods." if recipe.split_by_seed else ""
     parts = [
-        f"## {_TITLES[recipe.data]}\n",
+        f"## {TITLES[recipe.data]}\n",
         f"Parameters: {network} (paper: {recipe.paper.weights:,}); epochs: {config.epochs} (paper: "
         f"{recipe.paper.epochs}). {recipe_file}.{split} {_searched(recipe, sparsities, searches)}\n",
-        f"{' '.join(filter(None, [_kept(recipe), _unlike(recipe)]))}\n",
-        markdown([_against_paper(recipe, sparsity, table.get((_OURS, sparsity), ())) for sparsity in sparsities]),
+        f"{' '.join(filter(None, [densities(recipe), differences(recipe)]))}\n",
+        markdown([_against_paper(recipe, sparsity, table.get((OURS, sparsity), ())) for sparsity in sparsities]),
     ]
-    if any(method != _OURS for method, _ in table):
+    if any(method != OURS for method, _ in table):
         parts.append(markdown([_against_methods(sparsity, table) for sparsity in sparsities]))
         parts += [f"{told}\n" for told in [_told_apart(sparsities, table)] if told]
+    if _pictured(table):
+        parts.append(f"![Accuracy against sparsity on {TITLES[recipe.data]}](../results/table/{recipe.data}.png)\n")
     parts += [f"{told}\n" for told in [_precisions(table)] if told]
     more = [name for name in _SCORES if any(name in run for runs in table.values() for run in runs)]
     if "test_auc" in more:
         parts.append(markdown(_more_scores(sparsities, table, more)))
-    if recipe.split_by_seed and (_DENSE, 0.0) in table:
-        paired = [_paired_row(recipe, sparsity, table, more) for sparsity in sparsities if (_OURS, sparsity) in table]
+    if recipe.split_by_seed and (DENSE, 0.0) in table:
+        paired = [_paired_row(recipe, sparsity, table, more) for sparsity in sparsities if (OURS, sparsity) in table]
         if paired:
             parts += [
                 "Ours less dense on the same splits, in points: mean ± standard deviation of the differences, and p of "
@@ -172,7 +195,7 @@ def _section(recipe: Recipe, table: Table, searches: Path, seeds: int) -> str:
 
 def _against_paper(recipe: Recipe, sparsity: float, runs: Sequence[Record]) -> dict[str, str]:
     published = recipe.paper.accuracy.get(sparsity)
-    difference, better = _NOTHING, False
+    difference, better = NOTHING, False
     if runs and published is not None:
         points = 100 * (_mean(runs) - published)
         difference, better = f"{points:+.2f}", points > 0
@@ -191,7 +214,7 @@ def _against_paper(recipe: Recipe, sparsity: float, runs: Sequence[Record]) -> d
 def _against_methods(sparsity: float, table: Table) -> dict[str, str]:
     row = {"sparsity": f"{sparsity:g}"}
     for method in TABLE_METHODS:
-        row[_NAMES[method]] = _score(table.get((method, 0.0 if method == _DENSE else sparsity), ()))
+        row[NAMES[method]] = _score(table.get((method, 0.0 if method == DENSE else sparsity), ()))
     return row
 
 
@@ -201,15 +224,15 @@ def _told_apart(sparsities: Sequence[float], table: Table) -> str:
     worse: list[str] = []
     compared = False
     for sparsity in sparsities:
-        ours = table.get((_OURS, sparsity), ())
+        ours = table.get((OURS, sparsity), ())
         for method in TABLE_METHODS[1:]:
-            other = table.get((method, 0.0 if method == _DENSE else sparsity), ())
+            other = table.get((method, 0.0 if method == DENSE else sparsity), ())
             if min(len(ours), len(other)) < _ENOUGH:
                 continue
             compared = True
             (mean, spread), (its_mean, its_spread) = _mean_and_sd(ours), _mean_and_sd(other)
             if abs(its_mean - mean) > max(spread, its_spread):
-                (better if its_mean > mean else worse).append(f"{_NAMES[method]} at {sparsity:g}")
+                (better if its_mean > mean else worse).append(f"{NAMES[method]} at {sparsity:g}")
     if not compared:
         return ""
     return (
@@ -220,10 +243,10 @@ def _told_apart(sparsities: Sequence[float], table: Table) -> str:
 
 def _more_scores(sparsities: Sequence[float], table: Table, names: Sequence[str]) -> list[dict[str, str]]:
     """All scores of dense networks and of ours, as far as they were run."""
-    keys = [key for key in [(_DENSE, 0.0), *((_OURS, sparsity) for sparsity in sparsities)] if key in table]
+    keys = [key for key in [(DENSE, 0.0), *((OURS, sparsity) for sparsity in sparsities)] if key in table]
     return [
         {
-            "network": "dense SGD" if method == _DENSE else f"ours, sparsity {sparsity:g}",
+            "network": "dense SGD" if method == DENSE else f"ours, sparsity {sparsity:g}",
             **{_SCORES[name]: _score(table.get((method, sparsity), ()), name) for name in names},
         }
         for method, sparsity in keys
@@ -231,7 +254,7 @@ def _more_scores(sparsities: Sequence[float], table: Table, names: Sequence[str]
 
 
 def _paired_row(recipe: Recipe, sparsity: float, table: Table, names: Sequence[str]) -> dict[str, str]:
-    ours, dense = ({run["seed"]: run for run in table[key]} for key in ((_OURS, sparsity), (_DENSE, 0.0)))
+    ours, dense = ({run["seed"]: run for run in table[key]} for key in ((OURS, sparsity), (DENSE, 0.0)))
     common = sorted(set(ours) & set(dense))
     overlap = recipe.split_by_seed / (1 - recipe.split_by_seed)
     return {
@@ -243,23 +266,15 @@ def _paired_row(recipe: Recipe, sparsity: float, table: Table, names: Sequence[s
 
 def _difference(pairs: Sequence[tuple[float, float]], overlap: float) -> str:
     if not pairs:
-        return _NOTHING
+        return NOTHING
     mean, spread = mean_and_sd([a - b for a, b in pairs])
     p_value = paired_p_value([a for a, _ in pairs], [b for _, b in pairs], overlap)
-    return f"{100 * mean:+.2f} ± {100 * spread:.2f}{_chance(p_value)}"
-
-
-def _chance(p_value: float | None) -> str:
-    return "" if p_value is None else f" (p = {p_value:.2g})"
-
-
-def _place(method: str, sparsity: float) -> str:
-    return _NAMES[method] + ("" if method == _DENSE else f" at {sparsity:g}")
+    return f"{100 * mean:+.2f} ± {100 * spread:.2f}{chance(p_value)}"
 
 
 def _published(recipe: Recipe, sparsity: float) -> str:
     published = recipe.paper.accuracy.get(sparsity)
-    return _NOTHING if published is None else f"{100 * published:.2f}"
+    return NOTHING if published is None else f"{100 * published:.2f}"
 
 
 def _mean_and_sd(runs: Sequence[Record]) -> tuple[float, float]:
@@ -273,7 +288,7 @@ def _mean(runs: Sequence[Record]) -> float:
 def _score(runs: Sequence[Record], name: str = "test_accuracy") -> str:
     values = [run[name] for run in runs if name in run]
     if not values:
-        return _NOTHING
+        return NOTHING
     mean, spread = mean_and_sd(values)
     return f"{100 * mean:.2f}" + (f" ± {100 * spread:.2f}" if len(values) > 1 else "") + f" ({len(values)})"
 
@@ -289,7 +304,7 @@ def _device(run: Record) -> str:
 
 
 def _joined(runs: Sequence[Record], tell: Callable[[Record], str]) -> str:
-    return "; ".join(sorted({tell(run) for run in runs})) or _NOTHING
+    return "; ".join(sorted({tell(run) for run in runs})) or NOTHING
 
 
 def _times(runs: Sequence[Record]) -> str:
@@ -297,53 +312,13 @@ def _times(runs: Sequence[Record]) -> str:
     by_device: dict[str, list[float]] = {}
     for run in runs:
         by_device.setdefault(_device(run), []).append(run["seconds"])
-    return "; ".join(f"{_time(mean_and_sd(v)[0])} on {device}" for device, v in sorted(by_device.items())) or _NOTHING
+    return "; ".join(f"{_time(mean_and_sd(v)[0])} on {device}" for device, v in sorted(by_device.items())) or NOTHING
 
 
 def _time(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
-def _kept(recipe: Recipe) -> str:
-    """How methods share the connections out among layers, and among neurons."""
-    where: dict[str, list[str]] = {}
-    for sparsity in recipe.sparsities:
-        where.setdefault(_kept_at(recipe, sparsity), []).append(f"{sparsity:g}")
-    return " ".join(
-        f"Densities of the layers at {', '.join(sparsities)}: {told}." for told, sparsities in where.items()
-    )
-
-
-def _kept_at(recipe: Recipe, sparsity: float) -> str:
-    densities: dict[str, list[str]] = {}
-    alive = []
-    for method in recipe.methods:
-        if method == _DENSE:
-            continue
-        values = method_settings(method) | given_settings(recipe.config(method, sparsity))
-        whole = method == _OURS or values.get("ranking") == "network"
-        densities.setdefault("found over the network" if whole else values["distribution"], []).append(_NAMES[method])
-        alive += [_NAMES[method]] if values["min_fan_in"] else []
-    told = "; ".join(f"{what} for {', '.join(methods)}" for what, methods in densities.items())
-    return f"{told}; every neuron keeps a connection with {', '.join(alive) or 'none'}"
-
-
-def _unlike(recipe: Recipe) -> str:
-    """In which settings of training, beside those that are each method's own, methods differ."""
-    where: dict[str, list[str]] = {}
-    for name in _COMMON:
-        for sparsity in recipe.sparsities:
-            methods: dict[Any, list[str]] = {}
-            for method in recipe.methods:
-                value = getattr(recipe.config(method, 0.0 if method == _DENSE else sparsity), name)
-                methods.setdefault(value, []).append(_NAMES[method])
-            if len(methods) > 1:
-                usual = max(methods, key=lambda value: len(methods[value]))
-                others = ", ".join(f"{value} for {', '.join(methods[value])}" for value in methods if value != usual)
-                where.setdefault(f"{name} is {usual}, but {others}", []).append(f"{sparsity:g}")
-    return " ".join(f"At {', '.join(sparsities)} {what}." for what, sparsities in where.items())
 
 
 def _precisions(table: Table) -> str:
@@ -353,7 +328,7 @@ def _precisions(table: Table) -> str:
         mixed = sum(run["precision"] != "no" for run in runs)
         all_mixed = all_mixed and mixed == len(runs)
         if mixed:
-            told.append(_place(method, target) + ("" if mixed == len(runs) else f" ({mixed} of {len(runs)} runs)"))
+            told.append(place(method, target) + ("" if mixed == len(runs) else f" ({mixed} of {len(runs)} runs)"))
     if not told or all_mixed:
         return ""
     return f"In mixed precision: {', '.join(told)}; the other runs in float32."
@@ -363,7 +338,7 @@ def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> st
     """With how many trials settings were searched, as far as that came to its end."""
     found: dict[str, list[str]] = {}
     for method in TABLE_METHODS:
-        for sparsity in [0.0] if method == _DENSE else sparsities:
+        for sparsity in [0.0] if method == DENSE else sparsities:
             path = search_path(searches, Cell(recipe.data, sparsity), method)
             if not path.exists():
                 continue
@@ -373,64 +348,18 @@ def _searched(recipe: Recipe, sparsities: Sequence[float], searches: Path) -> st
             for row in record["table"]:
                 final = f", the best {row['finalists']} on {row['final_splits']}" if "finalists" in row else ""
                 effort = f"{row['trials']} trials, {row['splits']} splits{final}{with_other}"
-                found.setdefault(effort, []).append(_place(method, sparsity))
+                found.setdefault(effort, []).append(place(method, sparsity))
     if not found:
         return "Settings were not searched for all methods alike: the recipe says where they are from."
     told = "; ".join(f"{', '.join(places)} ({effort})" for effort, places in found.items())
-    return f"Settings were searched on {_validation(recipe)}, from those on that the recipe had: {told}."
-
-
-def _validation(recipe: Recipe) -> str:
-    of_splits = " of the splits (a row that one of them tests is a training row of others)"
-    return "parts of the training rows" + (of_splits if recipe.split_by_seed else "")
-
-
-def _ablation(recipe: Recipe, path: Path) -> str:
-    """What was tried about a recipe, helpful or not."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if not record["table"]:
-        return ""
-    method, epochs = record["settings"]["method"], record["settings"]["epochs"]
-    sparsity = 0.0 if method == _DENSE else record["settings"]["sparsity"]
-    now = recipe.config(method, sparsity)
-    shorter = f", {epochs} epochs" if epochs != now.epochs else ""
-    then = changes(TrainConfig.from_dict(record["settings"]), replace(now, epochs=epochs))
-    what = "an earlier recipe" if then else "the recipe"
-    origin = f"It had {then}." if then else f"`{_ablation_command(recipe, method, sparsity, record)}`"
-    return (
-        f"Changes of {what}, {_place(method, sparsity)}{shorter}, on {_validation(recipe)}. {origin}\n\n"
-        f"{markdown([_change(row) for row in record['table']])}"
-    )
-
-
-def _change(row: Record) -> dict[str, str]:
-    spread = f" ± {100 * row['sd']:.2f}" if row["splits"] > 1 else ""
-    diverged = row.get("diverged", 0)
-    return {
-        "change": row["change"],
-        "accuracy": f"{diverged} diverged" if diverged else f"{100 * row['validation_accuracy']:.2f}",
-        "difference": _NOTHING if diverged else f"{100 * row['difference']:+.2f}{spread}{_chance(row['p_value'])}",
-        "splits": str(row["splits"]),
-    }
-
-
-def _ablation_command(recipe: Recipe, method: str, sparsity: float, record: Record) -> str:
-    """The command that trains what a table of changes shows."""
-    words = ["lpsphere", "reproduce", "ablation", "--cells", str(Cell(recipe.data, sparsity))]
-    words += [] if method == _OURS else ["--methods", method]
-    if record["settings"]["epochs"] != recipe.config(method, sparsity).epochs:
-        words += ["--epochs", str(record["settings"]["epochs"])]
-    words += ["--splits", str(max(row["splits"] for row in record["table"]))]
-    for row in record["table"]:
-        words += ["--change", row["change"]] if _ASSIGNMENT.match(row["change"]) else []
-    return shlex.join(words)
+    return f"Settings were searched on {validation(recipe)}, from those on that the recipe had: {told}."
 
 
 def _commands(recipe: Recipe, sparsities: Sequence[float], table: Table, seeds: int) -> list[str]:
     """Commands for the cells of the recipe that have too few runs, as few as will do."""
     missing: dict[tuple[float, ...], list[str]] = {}
     for method in TABLE_METHODS:
-        targets = [0.0] if method == _DENSE else [s for s in sparsities if s in recipe.sparsities]
+        targets = [0.0] if method == DENSE else [s for s in sparsities if s in recipe.sparsities]
         short = tuple(target for target in targets if len(table.get((method, target), ())) < seeds)
         if short:
             everywhere = short == (0.0,) or short == recipe.sparsities
