@@ -12,6 +12,7 @@ set -euo pipefail
 
 once=false
 options=()
+seeds=(--seeds 5)
 for word in "$@"; do
   case $word in
     --once) once=true ;;
@@ -19,7 +20,10 @@ for word in "$@"; do
       sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0"
       exit 0
       ;;
-    *) options+=("$word") ;;
+    *)
+      options+=("$word")
+      [[ $word != --search ]] || seeds=()  # which has splits instead
+      ;;
   esac
 done
 
@@ -29,8 +33,8 @@ trap 'rm -f "$said"' EXIT
 
 while true; do
   "$lpsphere" reproduce table --cells mnist,fashion-mnist,cifar-10 \
-    --methods semi-pruning,dense,static,set,rigl,snip,gmp --seeds 5 --device cuda --minutes 9 \
-    ${options[@]+"${options[@]}"} | tee "$said"
+    --methods semi-pruning,dense,static,set,rigl,snip,gmp ${seeds[@]+"${seeds[@]}"} --device cuda --minutes 9 \
+    ${options[@]+"${options[@]}"} | tee -i "$said" # which outlives Ctrl-C, to show what is said then
   if ! grep -q "give the same command again" "$said"; then
     echo "all done"
     break

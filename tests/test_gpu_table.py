@@ -1,5 +1,7 @@
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,11 @@ echo "$*" >> asked
 left=$((3 - $(wc -l < asked)))
 if [ "$left" -gt 0 ]; then echo "stopped in time, all saved; $left runs are left: give the same command again"; fi
 exit {status}
+"""
+SAVES = """#!/usr/bin/env bash
+trap 'sleep 0.5; echo all saved; exit 130' INT
+touch begun
+while true; do sleep 0.1; done
 """
 
 
@@ -55,6 +62,36 @@ def test_once_means_one_step_and_says_how_to_go_on(run):
 def test_a_failure_ends_it(run):
     status, _, asked = run(status=2)
     assert (status, len(asked)) == (2, 1)
+
+
+def test_a_search_has_no_seeds(run):
+    _, _, asked = run("--search", "--once")
+    assert "--seeds" not in asked[0]
+    assert asked[0].endswith("--minutes 9 --search")
+
+
+def test_what_is_said_after_ctrl_c_is_shown(tmp_path):
+    stub = tmp_path / "bin" / "lpsphere"
+    stub.parent.mkdir()
+    stub.write_text(SAVES)
+    stub.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{stub.parent}:{os.environ['PATH']}"}
+    script = subprocess.Popen(
+        [SCRIPT],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it is ignored where tests run in background
+    )
+    while not (tmp_path / "begun").exists():
+        assert script.poll() is None
+        time.sleep(0.05)
+    os.killpg(script.pid, signal.SIGINT)
+    out, _ = script.communicate(timeout=30)
+    assert "all saved" in out
+    assert script.returncode != 0
 
 
 def test_it_explains_itself(run):

@@ -41,7 +41,7 @@ def test_a_search_prints_lines_for_the_recipe(wine_table, lpsphere, tmp_path):
     assert (status, err) == (0, "")
     assert '    "0.5": {p: ' in out
     assert '    "default": {lr: ' in out
-    assert {path.name for path in (tmp_path / "results" / "table-search").iterdir()} == {
+    assert {path.name for path in (tmp_path / "results" / "table-search").glob("*.json")} == {
         "wine-semi-pruning-0.5.json",
         "wine-dense-0.json",
     }

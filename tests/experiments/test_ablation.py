@@ -5,7 +5,7 @@ from statistics import fmean
 import pytest
 
 from lpsphere.experiments import ablation
-from lpsphere.experiments.ablation import ablate, ablation_path, variations
+from lpsphere.experiments.ablation import ablate, variations
 from lpsphere.experiments.recipes import DATA, load_recipe
 from lpsphere.experiments.table import Cell
 from lpsphere.training.setup import check_method_settings, given_settings
@@ -15,9 +15,10 @@ CELL = Cell("wine", 0.8)
 
 def run(folder, splits=2, cell=CELL, method="semi-pruning", **more):
     told = []
-    content = ablate(
+    path, content = ablate(
         cell, method, folder, splits=splits, command="x", tell=told.append, machine={"device": "cpu"}, **more
     )
+    assert content == json.loads(path.read_text())
     return content, told
 
 
@@ -29,7 +30,6 @@ def few_variations(monkeypatch):
 def test_every_change_is_set_against_the_recipe_on_the_same_splits(wine_table, few_variations, tmp_path):
     content, told = run(tmp_path)
     assert len(told) == len(content["runs"]) == 3 * 2
-    assert content == json.loads(ablation_path(tmp_path, CELL, "semi-pruning").read_text())
     scores = {}
     for result in content["runs"]:
         scores.setdefault(result["change"], []).append(result["accuracy"])
@@ -56,6 +56,33 @@ def test_rows_of_fewer_splits_are_ordered_by_their_difference_and_runs_that_dive
     table = ablation._table(runs)
     assert [row["change"] for row in table] == ["good", "hard split", "the recipe", "diverged"]
     assert [row["diverged"] for row in table] == [0, 0, 0, 2]
+    assert table[-1] | {"change": ""} == dict.fromkeys(table[-1]) | {"change": "", "splits": 2, "diverged": 2}
+
+
+def test_splits_on_which_the_recipe_diverged_are_not_compared():
+    recipe, change = [0.95, 0.95, 0.96, None], [0.94, 0.94, 0.95, 0.94]
+    runs = [
+        {"change": name, "seed": seed, **({"accuracy": 0.0, "diverged": True} if a is None else {"accuracy": a})}
+        for name, own in (("the recipe", recipe), ("lr=1", change))
+        for seed, a in enumerate(own)
+    ]
+    ours, of_recipe = ablation._table(runs)
+    assert (ours["change"], ours["diverged"], of_recipe["diverged"]) == ("lr=1", 0, 1)
+    assert ours["difference"] == pytest.approx(-0.01)
+    assert (ours["splits"], ours["validation_accuracy"]) == (4, pytest.approx(0.9425))
+    assert of_recipe["validation_accuracy"] == pytest.approx(fmean(recipe[:3]))
+
+
+def test_another_recipe_has_a_file_of_its_own(wine_table, tmp_path):
+    changes = {"p=2": {"p": 2.0}}
+    for epochs in (2, 1, 2):
+        content, told = run(tmp_path, 1, changes=changes, epochs=epochs)
+        assert content["settings"]["epochs"] == epochs
+    assert told == []
+    assert {path.name for path in tmp_path.glob("*.json")} == {
+        "wine-semi-pruning-0.8.json",
+        "wine-semi-pruning-0.8-2.json",
+    }
 
 
 def test_it_goes_on_where_it_stopped(wine_table, few_variations, tmp_path):
@@ -83,7 +110,7 @@ def test_other_methods_have_changes_of_ones_own_alone(wine_table, tmp_path):
     dense = Cell("wine", 0.0)
     content, told = run(tmp_path, 1, dense, "dense", changes={"average=1": {"average": 1}})
     assert (len(told), content["settings"]["method"]) == (2, "dense")
-    assert [path.name for path in tmp_path.iterdir()] == ["wine-dense-0.json"]
+    assert [path.name for path in tmp_path.glob("*.json")] == ["wine-dense-0.json"]
     with pytest.raises(ValueError, match="the usual changes are those of semi-pruning: say what to change about set"):
         run(tmp_path, method="set")
 

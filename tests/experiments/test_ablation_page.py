@@ -37,31 +37,36 @@ CHANGE = {
 }
 
 
-def test_what_was_tried_about_a_recipe_is_told_with_its_command(tried, tmp_path):
+def test_what_was_tried_about_a_recipe_is_told_with_its_commands(tried, tmp_path):
     more = {**CHANGE, "change": "p=1.5", "difference": -0.01, "splits": 1, "p_value": None}
     heading, told, rows = tried([CHANGE, more], epochs=7)
     assert heading == "Ours at 0.8, 7 epochs"
-    assert told == (
-        "`lpsphere reproduce ablation --cells wine:0.8 --epochs 7 --splits 4 --change lr=0.2 --change p=1.5`"
-    )
+    command = "lpsphere reproduce ablation --cells wine:0.8 --epochs 7"
+    assert told == f"```\n{command} --splits 1 --change p=1.5\n{command} --splits 4 --change lr=0.2\n```"
     assert rows == ["| lr=0.2 | 95.00 | +1.00 ± 0.50 (p = 0.04) | 4 |", "| p=1.5 | 95.00 | -1.00 | 1 |"]
     text = (tmp_path / "docs" / "ablations.md").read_text()
     assert "On parts of the training rows of the splits (a row that one of them tests is a training row of" in text
 
 
 def test_the_command_of_an_ablation_names_the_method_and_no_usual_changes(tried):
-    rows = [{**CHANGE, "change": change} for change in ("the recipe", "hidden=[8, 8]", "p = 2")]
+    rows = [{**CHANGE, "change": change} for change in ("the recipe", "hidden=[8, 8]", "lr=1")]
     heading, told, _ = tried(rows, "dense", 0.0)
     assert heading == "Dense SGD"
-    assert told == "`lpsphere reproduce ablation --cells wine --methods dense --splits 4 --change 'hidden=[8, 8]'`"
+    command = "lpsphere reproduce ablation --cells wine --methods dense --splits 4"
+    assert told == f"```\n{command} --change 'hidden=[8, 8]' --change lr=1\n```"
+    _, told, _ = tried([{**CHANGE, "change": change} for change in ("the recipe", "p = 2", "lr=1", "p = 3")])
+    command = "lpsphere reproduce ablation --cells wine:0.8 --splits 4"
+    assert told == f"```\n{command}\n{command} --change lr=1\n```"
 
 
 def test_what_was_tried_about_an_earlier_recipe_is_told_with_what_that_was(tried):
     assert tried([CHANGE], p=1.5, threads=2)[1] == "The recipe had p 1.5 (now 1.2)."
 
 
-def test_a_change_that_diverged_has_no_accuracy(tried):
-    assert tried([{**CHANGE, "validation_accuracy": 0.47, "diverged": 2}])[2] == ["| lr=0.2 | 2 diverged | – | 4 |"]
+def test_runs_that_diverged_are_told_beside_the_accuracy_of_the_others(tried):
+    assert tried([{**CHANGE, "diverged": 2}])[2] == ["| lr=0.2 | 95.00 (2 diverged) | +1.00 ± 0.50 (p = 0.04) | 4 |"]
+    none = dict.fromkeys(("validation_accuracy", "difference", "sd", "p_value"))
+    assert tried([{**CHANGE, **none, "diverged": 4}])[2] == ["| lr=0.2 | – (4 diverged) | – | 4 |"]
 
 
 def test_where_nothing_was_tried_yet_there_is_no_section(wine_table, tmp_path):

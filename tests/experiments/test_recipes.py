@@ -1,6 +1,8 @@
 import json
 import math
+import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from lpsphere.data import Dataset
 from lpsphere.experiments.recipes import DATA, TABLE_METHODS, load_recipe, parse_recipe
 from lpsphere.experiments.table_search import spaces
 from lpsphere.models import build
-from lpsphere.training.setup import make_optimizer, make_topology, model_config
+from lpsphere.training.setup import load_data, make_optimizer, make_topology, model_config
 
 SHAPES = {
     "dna": ((180,), 3),
@@ -33,6 +35,7 @@ PUBLISHED = {  # weights, epochs, accuracies at 0.5, 0.8, 0.9
 BUDGET = ("model", "hidden", "norm", "blocks", "width", "epochs", "batch_size", "schedule")
 EFFORT = ("trials", "splits", "finalists", "final_splits")
 AUGMENTATION = ("crop", "flip", "cutout")
+SHARED = Path(os.environ.get("LPSPHERE_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
 SEARCHES = Path(__file__).parents[2] / "results" / "table-search"
 TEXT = """
 paper: {weights: 10, epochs: 1, accuracy: {"0.5": 0.9}}
@@ -180,3 +183,11 @@ def test_an_unknown_data_set_is_named_with_those_that_are_known():
 
 def test_all_published_accuracies_are_fractions():
     assert all(math.isfinite(a) and 0 < a <= 1 for data in DATA for a in load_recipe(data).paper.accuracy.values())
+
+
+@pytest.mark.skipif(not (SHARED / "climate").is_dir(), reason="needs the folder climate in LPSPHERE_DATA")
+def test_the_share_that_climate_tests_is_what_its_recipe_says():
+    data = load_data(replace(load_recipe("climate").config("dense", 0.0), data_dir=str(SHARED)))
+    tested, trained = len(data.x_test), len(data.x_train)
+    assert load_recipe("climate").split_by_seed == pytest.approx(tested / (tested + trained), abs=5e-4)
+    assert [name for name in DATA if load_recipe(name).split_by_seed] == ["climate"]

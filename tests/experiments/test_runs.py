@@ -2,6 +2,7 @@ import json
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from scipy.stats import ttest_rel
 from lpsphere.experiments.digits import digits
 from lpsphere.experiments.grow_init import grow_init
 from lpsphere.experiments.plots import accuracy_against_sparsity
+from lpsphere.experiments.processes import side_by_side
 from lpsphere.experiments.runs import Run, Runs, mean_and_sd, paired_p_value
 from lpsphere.experiments.sparsity import sparsity
-from lpsphere.training import TrainConfig
+from lpsphere.training import Interrupted, TrainConfig
 
 CONFIG = TrainConfig(data="wine", hidden=(16, 16), epochs=2, batch_size=32, device="cpu", threads=1)
 
@@ -56,6 +58,65 @@ def test_a_file_of_other_settings_is_refused(tmp_path):
     other = TrainConfig(data="wine", hidden=(16, 16), epochs=3, batch_size=32, device="cpu", threads=1)
     with pytest.raises(ValueError, match=r"x\.json holds runs with epochs 2 \(now 3\): .* write elsewhere with --out"):
         Runs(path, "", other, "", lambda line: None)
+
+
+def test_two_processes_add_to_one_file(tmp_path):
+    path = tmp_path / "x.json"
+    one, other = (Runs(path, "", CONFIG, "", lambda line: None) for _ in range(2))
+    one.results([Run({"change": "a", "seed": seed}, CONFIG) for seed in range(2)])
+    other.results([Run({"change": "b"}, CONFIG)])
+    one.results([Run({"change": "c"}, CONFIG)])
+    assert [run["change"] for run in json.loads(path.read_text())["runs"]] == ["a", "a", "b", "c"]
+
+
+def test_the_table_stays_until_there_is_a_new_one(tmp_path):
+    path = tmp_path / "x.json"
+    Runs(path, "", CONFIG, "", lambda line: None).write([{"change": "a"}])
+    again = Runs(path, "", CONFIG, "", lambda line: None)
+    again.results([Run({"change": "b"}, CONFIG)])
+    assert json.loads(path.read_text())["table"] == [{"change": "a"}]
+
+
+def test_runs_of_other_versions_say_which(tmp_path):
+    path, told = tmp_path / "x.json", []
+    Runs(path, "", CONFIG, "", told.append).results([Run({"change": "a"}, CONFIG)])
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "versions": {"torch": "1.0"}}))
+    for change in ("b", "c"):
+        Runs(path, "", CONFIG, "", told.append).results([Run({"change": change}, CONFIG)])
+    found = json.loads(path.read_text())
+    assert found["versions"] == content["versions"]
+    assert [run.get("versions") for run in found["runs"]] == [{"torch": "1.0"}, None, None]
+    assert sum("the runs so far are of" in line for line in told) == 1
+
+
+def test_no_call_begins_after_one_that_ctrl_c_has_stopped():
+    begun = []
+
+    def call(number):
+        begun.append(number)
+        if number == 1:
+            raise Interrupted
+
+    with ThreadPoolExecutor(2) as executor:
+        ended = [place for place, _ in side_by_side(executor, 2, call, [(number,) for number in range(6)])]
+    assert sorted(ended) == sorted(begun)
+    assert 1 in begun
+    assert len(begun) <= 3
+
+
+def test_no_more_calls_are_under_way_than_there_are_processes():
+    submitted = []
+
+    class Watched(ThreadPoolExecutor):
+        def submit(self, function, *arguments):
+            submitted.append(super().submit(function, *arguments))
+            assert sum(not future.done() for future in submitted) <= 3
+            return submitted[-1]
+
+    with Watched(3) as executor:
+        ended = {place: future.result() for place, future in side_by_side(executor, 3, str, [(n,) for n in range(20)])}
+    assert ended == {n: str(n) for n in range(20)}
 
 
 def test_mean_and_standard_deviation_of_one_and_of_several():

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from lpsphere.experiments.table import (
     train_table,
 )
 from lpsphere.training import Interrupted, TrainConfig
+from lpsphere.training.files import exclusive
 
 
 @pytest.fixture
@@ -173,6 +175,33 @@ def test_a_run_that_diverges_is_named_and_keeps_no_other_from_its_turn(wine_tabl
     with pytest.raises(FloatingPointError, match=message):
         train_table([bad, good], places, processes=processes)
     assert [record["seed"] for record in read_results(places.results)] == [1]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_diverges_does_not_end_a_table_that_the_deadline_stops(wine_table, places, processes, monkeypatch):
+    bad, *good = runs_of("wine:0.5", "dense", 4)
+    bad = replace(bad, config=replace(bad.config, lr=1e30, schedule="constant", norm=False))
+    told = []
+    monkeypatch.setattr(table, "_past", lambda deadline: any("diverged" in line for line in told))
+    deadline = time.time() + 1000  # for other processes, in which nothing is replaced
+    left = train_table([bad, *good], places, processes=processes, deadline=deadline, tell=told.append)
+    assert sum("dense-0-seed0: training diverged" in line for line in told) == 1
+    assert left == 4 - len(read_results(places.results)) > 1
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(wine_table, places):
+    runs, told = runs_of("wine:0.5", seeds=2), []
+    with exclusive(places.runs / runs[0].name, wait=False):
+        assert train_table(runs, places, tell=told.append) == 1
+    assert told[0] == f"wine-semi-pruning-0.5-seed0: another process is at {places.runs / runs[0].name}"
+    assert [record["seed"] for record in read_results(places.results)] == [1]
+
+
+def test_a_run_that_another_process_has_ended_meanwhile_is_not_trained_again(wine_table, places):
+    (run,) = runs_of("wine:0.5")
+    record = table.train_run(run, places)
+    (places.results / f"{run.name}.json").write_text(json.dumps({**record, "seconds": 0.25}))
+    assert table.train_run(run, places)["seconds"] == 0.25
 
 
 def test_results_and_unfinished_runs_of_other_settings_are_refused(wine_table, places):

@@ -173,6 +173,13 @@ def test_a_search_of_another_network_is_refused(wine_table, tmp_path):
         search(tmp_path, trials=1)
 
 
+def test_lines_for_a_sparsity_keep_what_the_recipe_has_there_beside_what_is_searched(wine_table, tmp_path):
+    wine_table.methods["set"][0.8] = {"lr": 0.3, "distribution": "erk", "min_fan_in": 1}
+    lines = search(tmp_path, cell=Cell("wine", 0.8), method="set", trials=1, splits=1)
+    own = yaml.safe_load(lines)["methods"]["set"]["0.8"]
+    assert own.items() >= {"lr": 0.3, "distribution": "erk", "min_fan_in": 1}.items()
+
+
 def test_no_trial_begins_after_the_deadline_and_no_best_is_told(wine_table, tmp_path):
     assert search(tmp_path, deadline=time.time() - 1) is None
     assert not search_path(tmp_path, CELL, "semi-pruning").exists()

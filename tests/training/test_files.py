@@ -1,7 +1,7 @@
 import pytest
 
 from lpsphere.files import replace_file
-from lpsphere.training.files import prepare_folder, remove_folder, replace_folder
+from lpsphere.training.files import exclusive, prepare_folder, remove_folder, replace_folder
 
 
 def test_a_file_that_could_not_be_written_leaves_the_old_one(tmp_path):
@@ -42,3 +42,16 @@ def test_a_folder_below_a_file_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write to .*file/run: .*Choose another folder with --out"):
         prepare_folder(tmp_path / "file" / "run")
+
+
+def test_what_one_has_another_does_not_get(tmp_path):
+    with exclusive(tmp_path / "x.json", wait=False):
+        with (
+            pytest.raises(BlockingIOError, match=r"another process is at .*x\.json"),
+            exclusive(tmp_path / "x.json", wait=False),
+        ):
+            pass
+        with exclusive(tmp_path / "y.json", wait=False):
+            pass
+    with exclusive(tmp_path / "x.json", wait=False):
+        pass

@@ -198,6 +198,21 @@ def test_images_need_no_flattening_and_tables_no_convolutions(tmp_path):
         Trainer(replace(SMALL, model="wide_resnet"), tmp_path)
 
 
+@pytest.mark.parametrize("begun", ["bf16", "no"])
+def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path, monkeypatch, begun):
+    config = replace(SMALL, mixed_precision="auto", epochs=2, checkpoint_every=1)
+    monkeypatch.setattr("lpsphere.training.trainer.precision", lambda config, cuda: begun)
+    first = Trainer(config, tmp_path)
+    with pytest.raises(Interrupted):
+        first.fit(lambda progress: first.stop() if progress.row else None)
+    monkeypatch.setattr("lpsphere.training.trainer.precision", lambda config, cuda: "bf16" if begun == "no" else "no")
+    assert Trainer(config, tmp_path, resume=True).fit()["mixed_precision"] == begun
+    assert Trainer(config, tmp_path).accelerator.mixed_precision != begun
+    named = replace(config, mixed_precision="no")
+    monkeypatch.undo()
+    assert Trainer(named, tmp_path, resume=True).accelerator.mixed_precision == "no"
+
+
 def test_one_process_trains_in_different_precisions_one_after_the_other(tmp_path):
     config = replace(SMALL, data="wine", epochs=1)
     names = ["no", "bf16", "no"]

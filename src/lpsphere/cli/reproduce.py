@@ -14,7 +14,7 @@ import typer
 from lpsphere.cli import words
 from lpsphere.cli.show import show_table
 from lpsphere.cli.words import DATA, METHOD, RUN, TRAINING, console
-from lpsphere.experiments.ablation import ablate, ablation_path
+from lpsphere.experiments.ablation import ablate
 from lpsphere.experiments.ablation_page import write_ablation_page
 from lpsphere.experiments.digits import digits
 from lpsphere.experiments.grow_init import grow_init
@@ -243,7 +243,7 @@ def _ablation(
     machine: dict[str, Any],
 ) -> None:
     for cell, method in wanted:
-        result = ablate(
+        path, result = ablate(
             cell,
             method,
             folder,
@@ -257,7 +257,7 @@ def _ablation(
         )
         _tell(f"{method} at {cell}, on validation parts:")
         show_table(console, result["table"])
-        _tell(f"results: [bold]{ablation_path(folder, cell, method)}[/bold]")
+        _tell(f"results: [bold]{path}[/bold]")
 
 
 def _table(

@@ -76,5 +76,11 @@ def show_table(console: Console, rows: list[dict[str, Any]]) -> None:
     """The tidy result of an experiment."""
     table = Table(*(name.replace("_", " ") for name in rows[0]), box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+        table.add_row(*map(_cell, row.values()))
     console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -4,25 +4,27 @@ Every change trains on the same splits with the same seeds as the recipe: four f
 the rest. The test rows are looked at by none. Where a recipe splits the rows anew for each seed, so does this: a row
 that is tested in one split is then a training row of others.
 
-Writes results/ablation/<data>-<method>-<sparsity>.json, from which it goes on.
+Writes results/ablation/<data>-<method>-<sparsity>.json, from which it goes on; where that is of an earlier recipe or of
+other epochs, the next free of -2.json, -3.json and so on.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lpsphere.experiments.recipes import load_recipe
-from lpsphere.experiments.runs import VALIDATION, Run, Runs, mean_and_sd, paired_p_value
+from lpsphere.experiments.runs import VALIDATION, Run, Runs, holds, mean_and_sd, paired_p_value
 from lpsphere.experiments.table import Cell
 from lpsphere.training import TrainConfig
 
-__all__ = ["ablate", "ablation_path", "variations"]
+__all__ = ["RECIPE", "ablate", "ablation_path", "variations"]
 
-_RECIPE = "the recipe"
+RECIPE = "the recipe"
+"""What an unchanged recipe is called among its changes."""
 
 
 def variations(config: TrainConfig) -> dict[str, dict[str, Any]]:
@@ -64,9 +66,11 @@ def variations(config: TrainConfig) -> dict[str, dict[str, Any]]:
     return {name: change for name, change in candidates.items() if replace(config, **change) != config}
 
 
-def ablation_path(folder: Path, cell: Cell, method: str) -> Path:
-    """The file of a method in a cell."""
-    return folder / f"{cell.data}-{method}-{cell.sparsity:g}.json"
+def ablation_path(folder: Path, cell: Cell, method: str, config: TrainConfig) -> Path:
+    """The file of a method in a cell, as its recipe is: the one that holds it, or a new one."""
+    name = f"{cell.data}-{method}-{cell.sparsity:g}"
+    paths = (folder / (f"{name}-{i}.json" if i > 1 else f"{name}.json") for i in itertools.count(1))
+    return next(path for path in paths if not path.exists() or holds(path, config))
 
 
 def ablate(
@@ -81,7 +85,7 @@ def ablate(
     epochs: int | None = None,
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     machine: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> tuple[Path, dict[str, Any]]:
     """Train the recipe of a method and its variations, or what of them is missing.
 
     Args:
@@ -97,18 +101,17 @@ def ablate(
         machine: Settings that do not change what a run computes, such as data_dir and device.
 
     Returns:
-        The content of the file; its table has a row for each change that the file holds, the best first: mean accuracy,
-        the difference to the recipe on the same splits (mean, standard deviation, p of a paired t-test for splits that
-        overlap), and how many of its runs diverged.
+        The file and its content; the table has a row for each change that the file holds, the best first: mean accuracy
+        of the runs that came to an end, the difference to the recipe on the splits on which both did (mean, standard
+        deviation, p of a paired t-test for splits that overlap; None where there is none), and how many runs diverged.
 
     Raises:
-        TypeError, ValueError: If a change is not allowed, or the file holds runs of another recipe, or there are no
-            usual changes of the method.
+        TypeError, ValueError: If a change is not allowed, or there are no usual changes of the method.
     """
     recipe = load_recipe(cell.data)
     config = recipe.config(method, cell.sparsity)
     config = replace(config, epochs=epochs or config.epochs)
-    changed = {_RECIPE: {}, **(variations(config) if changes is None else changes)}
+    changed = {RECIPE: {}, **(variations(config) if changes is None else changes)}
     wanted = [
         Run(
             {"change": name, "seed": split},
@@ -118,9 +121,10 @@ def ablate(
         for name, change in changed.items()
         for split in range(splits)
     ]
-    with Runs(ablation_path(folder, cell, method), __doc__, config, command, tell, processes) as runs:
+    path = ablation_path(folder, cell, method, config)
+    with Runs(path, __doc__, config, command, tell, processes) as runs:
         runs.results(wanted)
-        return runs.write(_table(runs.runs))
+        return path, runs.write(_table(runs.runs))
 
 
 def _changed(config: TrainConfig, change: Mapping[str, Any]) -> TrainConfig:
@@ -128,24 +132,27 @@ def _changed(config: TrainConfig, change: Mapping[str, Any]) -> TrainConfig:
 
 
 def _table(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each change, the best first; one that diverged counts as accuracy 0."""
-    scores: dict[str, dict[int, float]] = {}
-    diverged: Counter[str] = Counter()
+    """A row for each change, the best first and those that diverged last."""
+    scores: dict[str, dict[int, float | None]] = {}
     for run in runs:
-        scores.setdefault(run["change"], {})[run["seed"]] = float(run["accuracy"])
-        diverged[run["change"]] += bool(run.get("diverged"))
-    rows = [_row(name, own, scores[_RECIPE]) | {"diverged": diverged[name]} for name, own in scores.items()]
-    return sorted(rows, key=lambda row: -row["difference"])
+        scores.setdefault(run["change"], {})[run["seed"]] = None if run.get("diverged") else float(run["accuracy"])
+    rows = [_row(name, own, scores[RECIPE]) for name, own in scores.items()]
+    return sorted(rows, key=lambda row: (row["diverged"], -(row["difference"] or 0.0)))
 
 
-def _row(name: str, by_split: Mapping[int, float], of_recipe: Mapping[int, float]) -> dict[str, Any]:
-    accuracies, recipe = list(by_split.values()), [of_recipe[split] for split in by_split]
-    mean, spread = mean_and_sd([ours - theirs for ours, theirs in zip(accuracies, recipe, strict=True)])
+def _row(name: str, by_split: Mapping[int, float | None], of_recipe: Mapping[int, float | None]) -> dict[str, Any]:
+    """Scores of a change; compared with the recipe on the splits on which both came to an end."""
+    ended = [accuracy for accuracy in by_split.values() if accuracy is not None]
+    pairs = [(accuracy, of_recipe[split]) for split, accuracy in by_split.items()]
+    compared = [(a, b) for a, b in pairs if a is not None and b is not None]
+    mean, spread = mean_and_sd([a - b for a, b in compared]) if compared else (None, None)
+    ours, theirs = [a for a, _ in compared], [b for _, b in compared]
     return {
         "change": name,
-        "validation_accuracy": mean_and_sd(accuracies)[0],
+        "validation_accuracy": mean_and_sd(ended)[0] if ended else None,
         "difference": mean,
         "sd": spread,
-        "p_value": paired_p_value(accuracies, recipe, VALIDATION / (1 - VALIDATION)),
-        "splits": len(accuracies),
+        "p_value": paired_p_value(ours, theirs, VALIDATION / (1 - VALIDATION)),
+        "splits": len(by_split),
+        "diverged": len(by_split) - len(ended),
     }

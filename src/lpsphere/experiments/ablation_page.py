@@ -11,6 +11,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from lpsphere.experiments.ablation import RECIPE
 from lpsphere.experiments.recipe_words import DENSE, NOTHING, OURS, TITLES, Record, chance, place, validation
 from lpsphere.experiments.recipes import DATA, Recipe, load_recipe
 from lpsphere.experiments.table import Cell
@@ -29,7 +30,8 @@ _HEAD = """# What was tried
 Changes of the recipes of the [benchmark table](results.md), helpful or not: accuracy in percent, and its difference
 from the recipe's on the same splits, mean ± standard deviation, with p of a paired t-test that allows for the overlap
 of training rows. They are trained and scored on parts of the training rows; the test rows are looked at by none. Where
-the recipe is another by now, it is said what it had. *Ours* is LpSGD with semi-pruning.
+the recipe is another by now, it is said what it had. Runs that diverged are counted, and left out of the means. *Ours*
+is LpSGD with semi-pruning.
 
 `lpsphere reproduce ablation` trains what such a table needs, and goes on where it was stopped; `lpsphere reproduce
 page` writes this page.
@@ -70,29 +72,33 @@ def _ablation(recipe: Recipe, record: Record) -> str:
     sparsity = 0.0 if method == DENSE else record["settings"]["sparsity"]
     now = recipe.config(method, sparsity)
     then = changes(TrainConfig.from_dict(record["settings"]), replace(now, epochs=epochs))
-    origin = f"The recipe had {then}." if then else f"`{_command(recipe, method, sparsity, record)}`"
+    origin = f"The recipe had {then}." if then else _commands(recipe, method, sparsity, record)
     name = place(method, sparsity) + (f", {epochs} epochs" if epochs != now.epochs else "")
     return f"### {name[0].upper()}{name[1:]}\n\n{origin}\n\n{markdown([_change(row) for row in record['table']])}"
 
 
 def _change(row: Record) -> dict[str, str]:
-    spread = f" ± {100 * row['sd']:.2f}" if row["splits"] > 1 else ""
-    diverged = row.get("diverged", 0)
+    spread = "" if row["sd"] is None or row["splits"] == 1 else f" ± {100 * row['sd']:.2f}"
+    ended = NOTHING if row["validation_accuracy"] is None else f"{100 * row['validation_accuracy']:.2f}"
+    difference = row["difference"]
     return {
         "change": row["change"],
-        "accuracy": f"{diverged} diverged" if diverged else f"{100 * row['validation_accuracy']:.2f}",
-        "difference": NOTHING if diverged else f"{100 * row['difference']:+.2f}{spread}{chance(row['p_value'])}",
+        "accuracy": f"{ended} ({row['diverged']} diverged)" if row["diverged"] else ended,
+        "difference": NOTHING if difference is None else f"{100 * difference:+.2f}{spread}{chance(row['p_value'])}",
         "splits": str(row["splits"]),
     }
 
 
-def _command(recipe: Recipe, method: str, sparsity: float, record: Record) -> str:
-    """The command that trains what a table of changes shows."""
+def _commands(recipe: Recipe, method: str, sparsity: float, record: Record) -> str:
+    """The commands that train what a table of changes shows: one for each number of splits."""
     words = ["lpsphere", "reproduce", "ablation", "--cells", str(Cell(recipe.data, sparsity))]
     words += [] if method == OURS else ["--methods", method]
     if record["settings"]["epochs"] != recipe.config(method, sparsity).epochs:
         words += ["--epochs", str(record["settings"]["epochs"])]
-    words += ["--splits", str(max(row["splits"] for row in record["table"]))]
+    given: dict[tuple[int, bool], list[str]] = {}
     for row in record["table"]:
-        words += ["--change", row["change"]] if _ASSIGNMENT.match(row["change"]) else []
-    return shlex.join(words)
+        if row["change"] != RECIPE:
+            by_hand = bool(_ASSIGNMENT.match(row["change"]))
+            given.setdefault((row["splits"], by_hand), []).extend(["--change", row["change"]] if by_hand else [])
+    lines = [shlex.join([*words, "--splits", str(splits), *given[splits, hand]]) for splits, hand in sorted(given)]
+    return "\n".join(["```", *lines, "```"])

@@ -53,14 +53,16 @@ The data sets of [arXiv:2103.16013](https://arxiv.org/abs/2103.16013) at its spa
 semi-pruning; the others are dense SGD and the [methods](methods.md) of the same names on SGD, on the same network with
 the same epochs, batches and schedule, and the same augmentation and averaging of weights unless a section says
 otherwise. Networks are no larger and trained for no more epochs than the paper's. The same epochs are not the same
-work: GMP and ours, whose sparsity climbs, take several times the training FLOPs of RigL, SET and static
-([Methods](methods.md#compared) has figures). What is peculiar about the data is in the [README](../README.md#data).
+work: GMP and ours, whose sparsity climbs, take more training FLOPs than RigL, SET and static, the more so the sparser;
+on digits two to three times as many at 0.9 and three to seven times at 0.98 ([Methods](methods.md#compared)). What is
+peculiar about the data is in the [README](../README.md#data).
 
 Accuracies are in percent, on the test rows, of the network at the end of training, never of the best epoch: mean ±
-standard deviation, in brackets the number of seeds; a dash: not run. The paper's are single numbers. A mean of ours
-that is higher is **bold**. *Exact*: after every run there were round(N (1 − sparsity)) connections of the N weights
-that are counted (all Linear and Conv weights but the output layer's). Each run's settings, versions and command are in
-its file in `results/table`. What was tried to find the recipes: [What was tried](ablations.md).
+standard deviation, in brackets the number of seeds; a dash: not run, or fewer than three seeds to compare. The paper's
+are single numbers; where the two are compared, a mean of ours that is higher is **bold**. *Exact*: after every run
+there were round(N (1 − sparsity)) connections of the N weights that are counted (all Linear and Conv weights but the
+output layer's). Each run's settings, versions and command are in its file in `results/table`. What was tried to find
+the recipes: [What was tried](ablations.md).
 
 `lpsphere reproduce table` trains what is missing of the cells and methods that it is given, and goes on where it was
 stopped; `lpsphere reproduce page` writes this page.

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,12 +16,13 @@ from typing import Any
 from scipy.stats import t as student_t
 
 from lpsphere.data import Dataset, holdout
+from lpsphere.experiments.processes import pool, side_by_side
 from lpsphere.training import TrainConfig, Trainer
-from lpsphere.training.files import replace_text
+from lpsphere.training.files import exclusive, replace_text
 from lpsphere.training.record import versions
 from lpsphere.training.setup import load_data
 
-__all__ = ["VALIDATION", "Run", "Runs", "end_with_parent", "mean_and_sd", "paired_p_value"]
+__all__ = ["VALIDATION", "Run", "Runs", "holds", "mean_and_sd", "paired_p_value"]
 
 VALIDATION = 0.2
 """Fraction of the training rows that a run with a validation split is scored on."""
@@ -59,7 +57,8 @@ class Runs:
     """The runs of an experiment and what they showed; a context manager, which ends its processes.
 
     Args:
-        path: The JSON file, written after every run; runs that it holds are not run again.
+        path: The JSON file, written after every run; runs that it holds are not run again. Other processes may add to
+            it meanwhile.
         what: What the experiment is, for the record.
         base: The settings that all runs share, for the record.
         command: The command line, for the record.
@@ -88,17 +87,17 @@ class Runs:
             "what": " ".join((what or "").split()),
             "command": command,
             "versions": versions(),
-            "settings": replace(base, data_dir=None).to_dict(),
+            "settings": _settings(base),
             **({} if start is None else {"start": start}),
         }
+        self.table: list[dict[str, Any]] = []
         self.runs: list[dict[str, Any]] = []
         self._executor: Executor | None = None
-        if path.exists():
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            _check_settings(saved["settings"], self.record["settings"], path)
+        saved = self._add_saved()
+        if saved is not None:
+            self.table = saved["table"]
             if saved["versions"] != self.record["versions"]:
                 tell(f"the runs so far are of {saved['versions']}, new ones of {self.record['versions']}")
-            self.runs = saved["runs"]
             if "start" in saved:
                 self.record["start"] = saved["start"]
 
@@ -109,7 +108,7 @@ class Runs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
+            self._executor.shutdown()
 
     def results(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
         """The results of some runs, in their order; those that the file lacks are trained.
@@ -124,17 +123,12 @@ class Runs:
                 self._keep(run, train_once(run.config, run.validation, self.measure))
         else:
             if self._executor is None:
-                self._executor = ProcessPoolExecutor(
-                    self.processes, multiprocessing.get_context("spawn"), initializer=end_with_parent
-                )
-            futures = {
-                self._executor.submit(train_once, run.config, run.validation, self.measure): run for run in missing
-            }
-            failed = None
-            for future in as_completed(futures):  # what is done is kept, whatever becomes of the others
-                failed = failed or future.exception()
+                self._executor = pool(self.processes)
+            calls, failed = [(run.config, run.validation, self.measure) for run in missing], None
+            for place, future in side_by_side(self._executor, self.processes, train_once, calls):
+                failed = failed or future.exception()  # what is done is kept, whatever becomes of the others
                 if future.exception() is None:
-                    self._keep(futures[future], future.result())
+                    self._keep(missing[place], future.result())
             if failed is not None:
                 raise failed
         return [found for run in runs if (found := self._find(run.key)) is not None]
@@ -154,18 +148,29 @@ class Runs:
 
     def _keep(self, run: Run, result: dict[str, Any]) -> None:
         self.runs.append(run.key | result)
-        self.write([])
+        self.write(self.table)
         key = ", ".join(f"{name} {_short(value)}" for name, value in run.key.items())
         self.tell(f"{key}: accuracy {result['accuracy']:.4f}")
 
     def write(self, table: list[dict[str, Any]]) -> dict[str, Any]:
-        """Write the file, with ``table`` as its tidy result; returns its content."""
-        runs = sorted(self.runs, key=_order)
-        result = {**self.record, "table": table, "runs": runs}
-        text = json.dumps(result, indent=1) + "\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(self.path, text)
+        """Write the file, with ``table`` as its tidy result and what others have added; returns its content."""
+        with exclusive(self.path, wait=True):
+            self._add_saved()
+            self.table = table
+            result = {**self.record, "table": table, "runs": sorted(self.runs, key=_order)}
+            replace_text(self.path, json.dumps(result, indent=1) + "\n")
         return result
+
+    def _add_saved(self) -> dict[str, Any] | None:
+        """Take over the runs of the file that are not here; returns its content. Runs of other versions say which."""
+        if not self.path.exists():
+            return None
+        saved: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        _check_settings(saved["settings"], self.record["settings"], self.path)
+        known, ours = {_order(run) for run in self.runs}, self.record["versions"]
+        of_others = {} if saved["versions"] == ours else {"versions": saved["versions"]}
+        self.runs += [{**run, **of_others, **run} for run in saved["runs"] if _order(run) not in known]
+        return saved
 
 
 def train_once(
@@ -184,18 +189,6 @@ def train_once(
         measured = {} if measure is None else measure(trainer)
     kept = {name: result[entry] for name, entry in _KEPT.items()}
     return {**kept, "dead": sum(layer["dead"] for layer in result["layers"]), **measured}
-
-
-def end_with_parent() -> None:
-    """See that this process does not train on for nobody when the one that started it was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _order(run: dict[str, Any]) -> str:
@@ -237,9 +230,23 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _check_settings(saved: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
+def holds(path: Path, config: TrainConfig) -> bool:
+    """Whether the runs of a file are of this base."""
+    return not _differing(json.loads(path.read_text(encoding="utf-8"))["settings"], _settings(config))
+
+
+def _settings(base: TrainConfig) -> dict[str, Any]:
+    return replace(base, data_dir=None).to_dict()
+
+
+def _differing(saved: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """What differs between settings, such as "epochs 2 (now 3)"."""
     saved = TrainConfig().to_dict() | saved  # a setting that did not exist yet had what is now its default
-    differing = sorted(name for name in saved if saved[name] != ours.get(name))
+    return [f"{name} {saved[name]} (now {ours.get(name)})" for name in sorted(saved) if saved[name] != ours.get(name)]
+
+
+def _check_settings(saved: dict[str, Any], ours: dict[str, Any], path: Path) -> None:
+    differing = _differing(saved, ours)
     if differing:
-        changes = ", ".join(f"{name} {saved[name]} (now {ours.get(name)})" for name in differing[:5])
+        changes = ", ".join(differing[:5])
         raise ValueError(f"{path} holds runs with {changes}: give the same settings, or write elsewhere with --out")

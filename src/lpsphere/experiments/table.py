@@ -1,27 +1,29 @@
 """The benchmark table: data sets, sparsities, methods and seeds by their recipes, a results file for each run.
 
 Writes results/table/<data>-<method>-<sparsity>-seed<k>.json once a run has ended; until then the run's own folder in
-runs/table holds its checkpoints, from which it goes on.
+runs/table holds its checkpoints, from which it goes on. Several processes may train the same table, each what no other
+is at.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lpsphere.experiments.processes import pool, side_by_side
 from lpsphere.experiments.recipes import DATA, TABLE_METHODS, load_recipe
-from lpsphere.experiments.runs import end_with_parent, mean_and_sd
+from lpsphere.experiments.runs import mean_and_sd
 from lpsphere.training import Interrupted, Progress, TrainConfig, Trainer
 from lpsphere.training.config import MAY_CHANGE, changes
-from lpsphere.training.files import remove_folder, replace_text
+from lpsphere.training.files import exclusive, remove_folder, replace_text
 
 __all__ = [
     "Cell",
@@ -42,6 +44,8 @@ _KEPT = ("test_accuracy", "test_balanced_accuracy", "test_auc", "test_loss", "ep
 _COUNTED = ("selected_weights", "connections", "seconds")
 
 Tell = Callable[[str], None]
+Outcome = Callable[[], "dict[str, Any] | None"]
+"""Gives the record of a run, None if it was stopped, or raises what went wrong."""
 
 
 @dataclass(frozen=True)
@@ -184,28 +188,82 @@ def train_table(
         tell: Called with a line after every run, and once a minute in between if there is one process.
 
     Returns:
-        How many runs are left.
+        How many runs are left; those that another process is at are among them.
 
     Raises:
         ValueError: If a file or a folder holds a run of other settings; nothing is trained then.
-        FloatingPointError: If a run diverges; after the others have had their turn.
+        FloatingPointError: If a run diverges; once no other is left that could be trained.
         Interrupted: After Ctrl-C; all is saved.
     """
     left = [run for run in runs if not _finished(run, places)]
     for run in left:
         _check_folder(run, places.runs / run.name)
+    missing, diverged = len(left), list[FloatingPointError]()
+    with closing(_trained(left, places, processes, deadline, tell)) as trained:
+        for run, outcome in trained:
+            ended, error = _settle(run, outcome, tell)
+            missing -= ended
+            diverged += [] if error is None else [error]  # it does not keep the others from their turn
+    if diverged and (len(diverged) == missing or not _past(deadline)):
+        raise diverged[0]
+    return missing
+
+
+def _trained(
+    left: Sequence[TableRun], places: Places, processes: int, deadline: float | None, tell: Tell
+) -> Generator[tuple[TableRun, Outcome], None, None]:
+    """Each run that began before the deadline, with what gives its record or raises what went wrong."""
     if processes == 1 or len(left) < 2:
-        return _train_in_turn(left, places, deadline, tell)
-    return _train_side_by_side(left, places, processes, deadline, tell)
+        for run in left:
+            if _past(deadline):
+                return
+            yield run, partial(train_run, run, places, deadline, tell)
+        return
+    calls = [(run, places, deadline) for run in left]
+    with pool(processes) as executor:
+        for place, future in side_by_side(executor, processes, train_run, calls, lambda: not _past(deadline)):
+            yield left[place], future.result
+
+
+def _settle(run: TableRun, outcome: Outcome, tell: Tell) -> tuple[bool, FloatingPointError | None]:
+    """Say what came of a run; returns whether it has ended, and how it diverged if it did."""
+    try:
+        record = outcome()
+    except BlockingIOError as error:
+        tell(f"{run.name}: {error}")
+        return False, None
+    except FloatingPointError as error:
+        tell(str(error))
+        return False, error
+    if record is None:
+        tell(f"{run.name}: stopped, all saved")
+        return False, None
+    tell(f"{run.name}: accuracy {record['test_accuracy']:.4f}, {record['seconds']:.1f} s")
+    return True, None
 
 
 def train_run(
     run: TableRun, places: Places, deadline: float | None = None, tell: Tell | None = None
 ) -> dict[str, Any] | None:
-    """Train a run to its end from wherever it is, and write its results file; None if the deadline stopped it."""
+    """Train a run to its end from wherever it is, and write its results file; None if the deadline stopped it.
+
+    Raises:
+        BlockingIOError: If another process is at it.
+        FloatingPointError: If it diverges.
+        Interrupted: After Ctrl-C; all is saved.
+    """
     if _past(deadline):
         return None
-    folder, path = places.runs / run.name, places.results / f"{run.name}.json"
+    folder = places.runs / run.name
+    with exclusive(folder, wait=False):
+        if _finished(run, places):  # by another process, in the meantime
+            return _read(places.results / f"{run.name}.json")
+        return _train(run, places, folder, deadline, tell)
+
+
+def _train(
+    run: TableRun, places: Places, folder: Path, deadline: float | None, tell: Tell | None
+) -> dict[str, Any] | None:
     trainer = Trainer(run.config, folder, resume=True, command=run.command)
     news = time.time()
 
@@ -229,7 +287,7 @@ def train_run(
             f"{run.name}: training diverged in epoch {trainer.state.epoch + 1}. Lower lr or other_lr in the recipe of "
             f"{run.cell.data} and remove the folder {folder}"
         ) from error
-    record = _record(run, result)
+    record, path = _record(run, result), places.results / f"{run.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1) + "\n"
     replace_text(path, text)
@@ -274,57 +332,6 @@ def overview(records: Sequence[dict[str, Any]], runs: Sequence[TableRun]) -> lis
             }
         )
     return rows
-
-
-def _train_in_turn(left: Sequence[TableRun], places: Places, deadline: float | None, tell: Tell) -> int:
-    """One after the other; what diverges does not keep the others from their turn."""
-    missing, failed = len(left), None
-    for run in left:
-        if _past(deadline):
-            break
-        try:
-            missing -= _tell(train_run(run, places, deadline, tell), run, tell)
-        except FloatingPointError as error:
-            tell(str(error))
-            failed = failed or error
-    if failed is not None:
-        raise failed
-    return missing
-
-
-def _train_side_by_side(
-    left: Sequence[TableRun], places: Places, processes: int, deadline: float | None, tell: Tell
-) -> int:
-    """As many at a time as there are processes: none begins when Ctrl-C has stopped the others."""
-    waiting, under_way, missing, failed = list(left), set[Future[Any]](), len(left), None
-    names: dict[Future[Any], TableRun] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, initializer=end_with_parent) as executor:
-        while (waiting and not _past(deadline)) or under_way:
-            while waiting and len(under_way) < processes and not _past(deadline):
-                run = waiting.pop(0)
-                future = executor.submit(train_run, run, places, deadline)
-                names[future] = run
-                under_way.add(future)
-            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-            for future in done:
-                failed = failed or future.exception()
-                if isinstance(future.exception(), Interrupted):
-                    waiting = []
-                elif future.exception() is None:
-                    missing -= _tell(future.result(), names[future], tell)
-    if failed is not None:
-        raise failed
-    return missing
-
-
-def _tell(record: dict[str, Any] | None, run: TableRun, tell: Tell) -> bool:
-    """Say what came out; whether the run has ended."""
-    if record is None:
-        tell(f"{run.name}: stopped, all saved")
-        return False
-    tell(f"{run.name}: accuracy {record['test_accuracy']:.4f}, {record['seconds']:.1f} s")
-    return True
 
 
 def _record(run: TableRun, result: dict[str, Any]) -> dict[str, Any]:

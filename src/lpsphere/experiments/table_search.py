@@ -161,7 +161,7 @@ def search_cell(
             effort |= {"finalists": finalists, "final_splits": FINAL * splits}
         accuracy, values = max(scored, key=itemgetter(0))
         runs.write([{"validation_accuracy": accuracy, **effort, **values}])
-    own = whole.methods[method].get(None, {}) if method == "dense" else {}  # whose "default" these lines replace
+    own = whole.methods[method].get(None if method == "dense" else cell.sparsity, {})  # which these lines replace
     return _as_recipe(cell, method, {**own, **values})
 
 

@@ -16,15 +16,20 @@ from lpsphere.files import replace_file
 from lpsphere.models import build
 from lpsphere.training.files import remove_folder, replace_folder
 
-__all__ = ["load_model", "newest_checkpoint", "save_checkpoint", "save_model"]
+__all__ = ["load_model", "newest_checkpoint", "precision_so_far", "save_checkpoint", "save_model"]
 
 _KEEP = 2
+_PRECISION = "mixed_precision"
 
 
 def save_checkpoint(folder: Path, step: int, accelerator: Accelerator) -> None:
     """Save everything that training needs to continue; the newest two are kept. For the main process alone."""
-    path = folder / "checkpoints" / f"step-{step:09d}"
-    replace_folder(path, lambda temporary: accelerator.save_state(str(temporary)))
+
+    def write(temporary: Path) -> None:
+        accelerator.save_state(str(temporary))
+        (temporary / _PRECISION).write_text(accelerator.mixed_precision, encoding="utf-8")
+
+    replace_folder(folder / "checkpoints" / f"step-{step:09d}", write)
     for old in _checkpoints(folder)[:-_KEEP]:
         remove_folder(old)
 
@@ -40,6 +45,12 @@ def newest_checkpoint(folder: Path, model: nn.Module) -> Path | None:
         return None
     check_weights(found[-1] / "model.safetensors", model)
     return found[-1]
+
+
+def precision_so_far(folder: Path) -> str | None:
+    """The mixed precision of a run until its newest checkpoint; None if there is none or it does not say."""
+    files = [path / _PRECISION for path in _checkpoints(folder)[-1:]]
+    return next((file.read_text(encoding="utf-8") for file in files if file.exists()), None)
 
 
 def save_model(path: Path, model: nn.Module) -> None:

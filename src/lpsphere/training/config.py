@@ -85,7 +85,8 @@ class TrainConfig:
         cutout: Side of a square that is blanked out in every image, at random; 0: none.
         seed: Seed of initial weights, initial mask and the order of the rows.
         device: "cpu", "cuda" or "auto".
-        mixed_precision: "no", "bf16" or "fp16"; "auto": bf16 where the device computes with it natively, else no.
+        mixed_precision: "no", "bf16" or "fp16"; "auto": bf16 where the device computes with it natively, else no; a
+            run that goes on keeps what it began with, wherever it does.
         compile: Train with `torch.compile`, which pays on CUDA: steps take less time, after a slow first one.
         threads: CPU threads; None: torch's choice, but one where a step is too short for more to help.
         checkpoint_every: Epochs between checkpoints.

@@ -1,15 +1,21 @@
-"""Files and folders that are either complete or not there: written beside, synced, then renamed."""
+"""Files and folders that are either complete or not there, and locks on them.
+
+They are written beside, synced, then renamed.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from lpsphere.files import replace_file, sync
 
-__all__ = ["prepare_folder", "remove_folder", "replace_folder", "replace_text"]
+__all__ = ["exclusive", "prepare_folder", "remove_folder", "replace_folder", "replace_text"]
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -37,6 +43,30 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
         os.replace(path, doomed)
         shutil.rmtree(doomed)
+
+
+@contextmanager
+def exclusive(path: Path, *, wait: bool) -> Iterator[None]:
+    """Keep a file or folder from other processes that ask for it, until it is let go or this process ends.
+
+    Args:
+        path: The file or folder; a hidden file beside it is the lock.
+        wait: Wait for the process that has it.
+
+    Raises:
+        BlockingIOError: If another process has it and this one is not to wait.
+        OSError: If the folder that it is in cannot be written to, with the reason and what to do.
+    """
+    prepare_folder(path.parent)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout as error:
+        raise BlockingIOError(f"another process is at {path}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def prepare_folder(path: Path) -> None:

@@ -32,7 +32,7 @@ from lpsphere.models import build
 from lpsphere.training.augmentation import Augmentation, batch_rng
 from lpsphere.training.averaging import new_average, take_average
 from lpsphere.training.batches import batches
-from lpsphere.training.checkpoints import newest_checkpoint, save_checkpoint, save_model
+from lpsphere.training.checkpoints import newest_checkpoint, precision_so_far, save_checkpoint, save_model
 from lpsphere.training.config import TrainConfig
 from lpsphere.training.evaluation import Scores, evaluate, final_scores, score_of
 from lpsphere.training.files import prepare_folder, replace_text
@@ -119,7 +119,7 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         set_seed(config.seed)
-        self.accelerator = _accelerator(config, folder)  # from here on there are other processes, if there are any
+        self.accelerator = _accelerator(config, folder, resume)  # from here on there are other processes, if any
         if self.is_main:
             prepare_folder(folder)
         self.data = load_data(config) if data is None else data
@@ -372,10 +372,11 @@ class Trainer:
         }
 
 
-def _accelerator(config: TrainConfig, folder: Path) -> Accelerator:
+def _accelerator(config: TrainConfig, folder: Path, resume: bool) -> Accelerator:
     cuda, trackers = _wants_cuda(config), tracker_settings(config, folder)
+    so_far = precision_so_far(folder) if resume and config.mixed_precision == "auto" else None  # on any machine
     AcceleratorState._reset_state(reset_partial_state=True)  # or a process has one device and precision for all runs
-    return Accelerator(cpu=not cuda, mixed_precision=precision(config, cuda), **trackers)
+    return Accelerator(cpu=not cuda, mixed_precision=so_far or precision(config, cuda), **trackers)
 
 
 def _wants_cuda(config: TrainConfig) -> bool:

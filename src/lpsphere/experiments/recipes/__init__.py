@@ -2,8 +2,8 @@
 
 A recipe has four parts: what the paper published (``paper``), the sparsities of the table (``sparsities``), the
 settings that all methods share (``settings``), and for each method its own (``methods``): those under "default" hold at
-every sparsity, those under a sparsity change them there. With ``split_by_seed``, the share
-of the rows that is tested, the rows are split anew for each seed.
+every sparsity, those under a sparsity change them there. With ``split_by_seed`` the rows are split anew for each seed;
+it is the share of the rows that the data set then tests, which comparisons over overlapping splits need to know.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Recipe:
         sparsities: Those of the table, but for dense networks.
         settings: What all methods share.
         methods: Settings by method and by sparsity; under None those of every sparsity.
-        split_by_seed: The share of the rows that is tested, where the seed of a run splits them; 0: one split for all.
+        split_by_seed: The share of the rows that the data set tests, where the seed of a run splits them; 0: one split
+            for all.
     """
 
     data: str
