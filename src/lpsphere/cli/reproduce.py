@@ -162,6 +162,8 @@ def reproduce(
 ) -> None:
     """Run an experiment of the documentation; run it again to go on where it stopped.
 
+    The runs of a table are shared by all who give its command at the same time.
+
     Examples:
     `lpsphere reproduce digits`
 
@@ -276,7 +278,7 @@ def _table(
     show_table(console, overview(read_results(places.results), runs))
     _tell(f"results: [bold]{places.results}[/bold]")
     if left:
-        _go_on(f"{left} of {len(runs)} runs are left")
+        _go_on(f"{left} of {len(runs)} runs are left", deadline)
 
 
 def _pages(folder: Path, seeds: int) -> None:
@@ -309,14 +311,15 @@ def _search(
             machine=machine,
         )
         if found is None:
-            _go_on(f"{len(wanted) - i} of {len(wanted)} searches are left")
+            _go_on(f"{len(wanted) - i} of {len(wanted)} searches are left", deadline)
             return
         console.print(found, markup=False, highlight=False, soft_wrap=True)
 
 
-def _go_on(what: str) -> None:
-    """Say that the time is over; whoever gives the command in a loop looks for these words."""
-    _tell(f"stopped in time, all saved; {what}: give the same command again")
+def _go_on(what: str, deadline: float | None) -> None:
+    """Say what is left; whoever gives the command in a loop looks for the last words."""
+    why = "" if deadline is None or time.time() < deadline else "stopped in time, all saved; "
+    _tell(f"{why}{what}: give the same command again")
 
 
 def _threads(processes: int) -> int | None:

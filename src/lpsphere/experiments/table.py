@@ -198,12 +198,10 @@ def train_table(
     left = [run for run in runs if not _finished(run, places)]
     for run in left:
         _check_folder(run, places.runs / run.name)
-    missing, diverged = len(left), list[FloatingPointError]()
     with closing(_trained(left, places, processes, deadline, tell)) as trained:
-        for run, outcome in trained:
-            ended, error = _settle(run, outcome, tell)
-            missing -= ended
-            diverged += [] if error is None else [error]  # it does not keep the others from their turn
+        settled = [_settle(run, outcome, tell) for run, outcome in trained]
+    diverged = [error for error in settled if error is not None]
+    missing = sum(not _finished(run, places) for run in left)
     if diverged and (len(diverged) == missing or not _past(deadline)):
         raise diverged[0]
     return missing
@@ -225,21 +223,19 @@ def _trained(
             yield left[place], future.result
 
 
-def _settle(run: TableRun, outcome: Outcome, tell: Tell) -> tuple[bool, FloatingPointError | None]:
-    """Say what came of a run; returns whether it has ended, and how it diverged if it did."""
+def _settle(run: TableRun, outcome: Outcome, tell: Tell) -> FloatingPointError | None:
+    """Say what came of a run; returns how it diverged, which keeps no other from its turn."""
     try:
         record = outcome()
     except BlockingIOError as error:
         tell(f"{run.name}: {error}")
-        return False, None
     except FloatingPointError as error:
         tell(str(error))
-        return False, error
-    if record is None:
-        tell(f"{run.name}: stopped, all saved")
-        return False, None
-    tell(f"{run.name}: accuracy {record['test_accuracy']:.4f}, {record['seconds']:.1f} s")
-    return True, None
+        return error
+    else:
+        ended = record and f"accuracy {record['test_accuracy']:.4f}, {record['seconds']:.1f} s"
+        tell(f"{run.name}: {ended or 'stopped, all saved'}")
+    return None
 
 
 def train_run(
