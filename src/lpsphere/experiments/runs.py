@@ -169,7 +169,8 @@ class Runs:
         _check_settings(saved["settings"], self.record["settings"], self.path)
         known, ours = {_order(run) for run in self.runs}, self.record["versions"]
         of_others = {} if saved["versions"] == ours else {"versions": saved["versions"]}
-        self.runs += [{**run, **of_others, **run} for run in saved["runs"] if _order(run) not in known]
+        added = [run for run in saved["runs"] if _order(run) not in known]
+        self.runs += [run | (of_others | run) for run in added]  # behind what runs are told apart by
         return saved
 
 
